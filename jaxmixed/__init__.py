@@ -1,0 +1,107 @@
+"""Gaussian mixed models (multilevel, hierarchical linear models) as differentiable, compiled JAX.
+
+Names are loaded when they are first used, so that ``import jaxmixed`` itself takes a few milliseconds and imports
+neither JAX nor pandas.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "mixed": "model",
+    "MixedResults": "results",
+    "compare": "comparison",
+    "lrtest": "comparison",
+    "ConvergenceWarning": "errors",
+    "DataError": "errors",
+    "DesignError": "errors",
+    "FormulaError": "errors",
+    "JaxMixedError": "errors",
+    "JaxMixedWarning": "errors",
+    "PrecisionError": "errors",
+    "RankDeficientWarning": "errors",
+    "SingularFitWarning": "errors",
+}
+_MODULES = (
+    "crossproducts",
+    "datasets",
+    "effects",
+    "fitting",
+    "formula",
+    "frame",
+    "likelihood",
+    "optim",
+    "precision",
+    "statistics",
+)
+
+if TYPE_CHECKING:
+    from jaxmixed import (
+        crossproducts,
+        datasets,
+        effects,
+        fitting,
+        formula,
+        frame,
+        likelihood,
+        optim,
+        precision,
+        statistics,
+    )
+    from jaxmixed.comparison import compare, lrtest
+    from jaxmixed.errors import (
+        ConvergenceWarning,
+        DataError,
+        DesignError,
+        FormulaError,
+        JaxMixedError,
+        JaxMixedWarning,
+        PrecisionError,
+        RankDeficientWarning,
+        SingularFitWarning,
+    )
+    from jaxmixed.model import mixed
+    from jaxmixed.results import MixedResults
+
+__all__ = [
+    "ConvergenceWarning",
+    "DataError",
+    "DesignError",
+    "FormulaError",
+    "JaxMixedError",
+    "JaxMixedWarning",
+    "MixedResults",
+    "PrecisionError",
+    "RankDeficientWarning",
+    "SingularFitWarning",
+    "compare",
+    "crossproducts",
+    "datasets",
+    "effects",
+    "fitting",
+    "formula",
+    "frame",
+    "likelihood",
+    "lrtest",
+    "mixed",
+    "optim",
+    "precision",
+    "statistics",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562)."""
+    if name in _MODULES:
+        return import_module(f"jaxmixed.{name}")
+    if name in _HOMES:
+        value = vars(import_module(f"jaxmixed.{_HOMES[name]}"))[name]
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'jaxmixed' has no attribute {name!r}; its names are {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

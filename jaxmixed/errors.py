@@ -1,0 +1,39 @@
+"""Exceptions and warnings, one tree each, told apart by the stage that raises them."""
+
+from __future__ import annotations
+
+
+class JaxMixedError(Exception):
+    """Root of every exception that jaxmixed raises on purpose."""
+
+
+class FormulaError(JaxMixedError, ValueError):
+    """The formula cannot be read, or asks for something that is not a model."""
+
+
+class DataError(JaxMixedError, ValueError):
+    """A column, weight, offset or level cannot be used as the model asks."""
+
+
+class DesignError(JaxMixedError, ValueError):
+    """The design is not identifiable, or too large to be fitted."""
+
+
+class PrecisionError(JaxMixedError, ValueError):
+    """Float64 arithmetic was needed where it is not available."""
+
+
+class JaxMixedWarning(UserWarning):
+    """Root of every warning that jaxmixed emits."""
+
+
+class ConvergenceWarning(JaxMixedWarning):
+    """The optimiser's answer failed a check of convergence."""
+
+
+class SingularFitWarning(JaxMixedWarning):
+    """An estimated random-effects covariance matrix is singular."""
+
+
+class RankDeficientWarning(JaxMixedWarning):
+    """Columns of the fixed-effects design were dropped, or are nearly collinear."""
