@@ -1,0 +1,486 @@
+"""The one place where data frames become arrays: formula and data in, `ModelFrame` out.
+
+Rows with a missing value in any used column are dropped from every array together, before anything is
+encoded; infinite values are errors. Nothing here knows about likelihoods, and nothing later knows about data
+frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmixed.encoding import (
+    INTERCEPT,
+    EffectsCoding,
+    Encoding,
+    Evaluator,
+    Plan,
+    UserFunctions,
+    code_effects,
+    design_matrix,
+    matching_columns,
+    plan_of,
+)
+from jaxmixed.errors import DataError, DesignError
+from jaxmixed.formula import parse
+from jaxmixed.grouping import GroupCoding, code_group
+from jaxmixed.ingest import DataColumn, Table, column_from_values, example_value, numbers, read_columns
+from jaxmixed.terms import Call, Column, Expr, Formula, RandomTerm
+
+_MISSING_OPTIONS = ("drop", "raise")
+_MAX_COVARIANCE_PARAMETERS = 5_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupDesign:
+    """One random-effects term on the kept rows.
+
+    Parameters
+    ----------
+    term
+        The term of the formula.
+    label
+        Name of the grouping: ``"school"``, ``"school:class"``.
+    columns
+        Grouping columns.
+    names
+        Names of the effects.
+    Z : numpy.ndarray of shape (n, q)
+        Values of the effects, read-only; a view of X where the same columns stand there.
+    codes : numpy.ndarray of shape (n,), int64
+        Level number of each row. Terms with the same grouping share this object, and ``levels``.
+    levels : pandas.Index
+        The m levels: values of the column, or texts "a:b" for a combination of columns.
+    structure
+        Covariance structure.
+    """
+
+    term: RandomTerm
+    label: str
+    columns: tuple[str, ...]
+    names: tuple[str, ...]
+    Z: np.ndarray
+    codes: np.ndarray
+    levels: pd.Index
+    structure: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelFrame:
+    """Arrays and labels of a model, n rows.
+
+    Parameters
+    ----------
+    formula
+        The parsed formula.
+    y : numpy.ndarray of shape (n,)
+        Response, read-only.
+    X : numpy.ndarray of shape (n, p)
+        Fixed-effects design in column order, read-only.
+    x_names
+        Names of its columns, as R gives them.
+    x_assign
+        Number of the term of each column: 0 for the intercept, k for ``term_labels[k - 1]``.
+    term_labels
+        Labels of the fixed-effects terms, without the intercept.
+    groups
+        The random-effects terms, in the order of the formula.
+    weights, offset : numpy.ndarray of shape (n,), or None
+        Precision weights; sum of all offsets.
+    index
+        Index labels of the kept rows.
+    kept : numpy.ndarray of bool
+        The rows of the data that are used.
+    n_dropped
+        Number of rows dropped for missing values.
+    dropped_by
+        Missing values of each column that has some.
+    encoding
+        Encodes new data alike.
+    response_name
+        Label of the response.
+    data_repr
+        Short description of the data.
+    """
+
+    formula: Formula
+    y: np.ndarray
+    X: np.ndarray
+    x_names: tuple[str, ...]
+    x_assign: tuple[int, ...]
+    term_labels: tuple[str, ...]
+    groups: tuple[GroupDesign, ...]
+    weights: np.ndarray | None
+    offset: np.ndarray | None
+    index: pd.Index
+    kept: np.ndarray
+    n_dropped: int
+    dropped_by: dict[str, int]
+    encoding: Encoding
+    response_name: str
+    data_repr: str
+
+
+def build_frame(
+    formula: Formula | str,
+    data: Any,
+    *,
+    weights: Any = None,
+    offset: Any = None,
+    missing: str = "drop",
+    contrasts: Mapping[str, str] | None = None,
+    functions: UserFunctions | None = None,
+) -> ModelFrame:
+    """Bring formula and data together.
+
+    Parameters
+    ----------
+    formula
+        Parsed formula, or its text.
+    data
+        pandas or polars data frame, pyarrow table, dict of columns, numpy structured array. It is not
+        modified.
+    weights
+        Precision weights, Var(e_i) = sigma^2 / w_i: name of a column, or an array with one positive number
+        per row.
+    offset
+        Known addend of the linear predictor: name of a column, or an array. Offsets in the formula are added
+        to it.
+    missing
+        ``"drop"`` leaves out rows with a missing value in a used column; ``"raise"`` makes them an error.
+    contrasts
+        Contrast per factor: ``{"recipe": "sum"}``. The default is ``"poly"`` for ordered categoricals, as in
+        R, and ``"treatment"`` for other factors. A contrast in the formula takes precedence.
+    functions
+        Functions of the caller that the formula may use, by name; they get float64 arrays of the kept rows.
+
+    Returns
+    -------
+    ModelFrame
+
+    Raises
+    ------
+    FormulaError, DataError, DesignError
+        Naming the column, term or level at fault.
+
+    Examples
+    --------
+    >>> data = {"y": [1.0, 2.0, 4.0, 3.0, 5.0, 9.0], "f": list("aabbcc"), "g": [1, 2, 1, 2, 1, 2]}
+    >>> frame = build_frame("y ~ f + (1 | g)", data)
+    >>> frame.x_names
+    ('(Intercept)', 'fb', 'fc')
+    >>> frame.groups[0].codes.tolist()
+    [0, 1, 0, 1, 0, 1]
+    """
+    if missing not in _MISSING_OPTIONS:
+        raise DataError(
+            f"missing={missing!r} is not an option; choose one of {', '.join(map(repr, _MISSING_OPTIONS))}"
+        )
+    functions = dict(functions or {})
+    contrasts = dict(contrasts or {})
+    if isinstance(formula, str):
+        formula = parse(formula, frozenset(functions))
+    plan = plan_of(formula)
+    extra_names = [name for name in (weights, offset) if isinstance(name, str)]
+    names = tuple(dict.fromkeys((*plan.columns, *extra_names))) if extra_names else plan.columns
+    table = read_columns(data, names)
+    weight_column = _extra_column("weights", weights, table)
+    offset_column = _extra_column("offset", offset, table)
+    kept, dropped_by = _complete_rows(table, (weight_column, offset_column), missing)
+
+    evaluator = Evaluator(table, kept, functions, contrasts)
+    y = _response(formula.response, evaluator)
+    X, groups, encoding = _designs(formula, plan, evaluator, offset)
+    frame = ModelFrame(
+        formula=formula,
+        y=y,
+        X=X,
+        x_names=encoding.fixed.names,
+        x_assign=encoding.fixed.assign,
+        term_labels=tuple(term.label for term in plan.fixed),
+        groups=groups,
+        weights=None if weight_column is None else _weights(weight_column, kept),
+        offset=_offset(formula, offset_column, evaluator),
+        index=table.index if kept is None else table.index[kept],
+        kept=np.ones(table.num_rows, dtype=bool) if kept is None else kept,
+        n_dropped=table.num_rows - evaluator.num_rows,
+        dropped_by=dropped_by,
+        encoding=encoding,
+        response_name=formula.response.label,
+        data_repr=table.description,
+    )
+    check_identifiability(frame)
+    return frame
+
+
+def _designs(
+    formula: Formula, plan: Plan, evaluator: Evaluator, offset: Any
+) -> tuple[np.ndarray, tuple[GroupDesign, ...], Encoding]:
+    """Code all effects, then make the design matrices."""
+    fixed = code_effects(formula.fixed.intercept, plan.fixed, evaluator)
+    random = tuple(
+        code_effects(term.effects.intercept, terms, evaluator)
+        for term, terms in zip(formula.random, plan.random, strict=True)
+    )
+    _check_contrasts(evaluator)
+    X = design_matrix(fixed, evaluator)
+    X.flags.writeable = False
+    groups, group_codings = _group_designs(formula, fixed, X, random, evaluator)
+    encoding = Encoding(
+        formula=formula,
+        factors=evaluator.factors,
+        transforms=evaluator.transforms,
+        fixed=fixed,
+        random=random,
+        groups=group_codings,
+        offset_source="none" if offset is None else "column" if isinstance(offset, str) else "array",
+        offset_column=offset if isinstance(offset, str) else "",
+        functions=evaluator.functions,
+    )
+    return X, groups, encoding
+
+
+def _extra_column(argument: str, values: Any, table: Table) -> DataColumn | None:
+    """Weights or offset, given as a column name or as an array."""
+    if values is None:
+        return None
+    if isinstance(values, str):
+        return table.columns[values]
+    if isinstance(values, pd.Series) and not values.index.equals(table.index):
+        raise DataError(
+            f"the index of {argument} does not match the index of the data, so its rows cannot be matched; "
+            f"put it in the data as a column, or pass {argument}=series.to_numpy() if the order is the same"
+        )
+    if not hasattr(values, "__len__"):
+        raise DataError(
+            f"{argument}={values!r} is neither a column name nor an array with one number per row"
+        )
+    column = column_from_values(argument, values)
+    if len(column.values) != table.num_rows:
+        raise DataError(
+            f"{argument} has {len(column.values)} values, but the data have {table.num_rows} rows"
+        )
+    return column
+
+
+def _complete_rows(
+    table: Table, extra: tuple[DataColumn | None, ...], missing: str
+) -> tuple[np.ndarray | None, dict[str, int]]:
+    """Mask of rows without a missing value (None when these are all rows), and missing values per column."""
+    if table.num_rows == 0:
+        raise DataError("the data have no rows")
+    columns = {
+        id(column): column for column in (*table.columns.values(), *extra) if column is not None
+    }.values()
+    masks = {column.name: column.missing for column in columns if column.missing is not None}
+    if not masks:
+        return None, {}
+    counts = {name: int(np.count_nonzero(mask)) for name, mask in masks.items()}
+    described = ", ".join(f"{name!r} in {count}" for name, count in counts.items())
+    if missing == "raise":
+        raise DataError(
+            f"values are missing in the data ({described} of {table.num_rows} rows); fill them in, or use "
+            "missing='drop' to leave these rows out"
+        )
+    kept = np.ones(table.num_rows, dtype=bool)
+    for mask in masks.values():
+        kept &= ~mask
+    if not kept.any():
+        empty = [name for name, count in counts.items() if count == table.num_rows]
+        why = (
+            f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} missing in all"
+            if empty
+            else f"missing: {described}"
+        )
+        raise DataError(f"0 complete rows of {table.num_rows}; {why}")
+    return kept, counts
+
+
+def _response(expr: Expr, evaluator: Evaluator) -> np.ndarray:
+    """Response as a new float64 array; not constant."""
+    label = expr.label
+    for name in expr.columns:
+        column = evaluator.table.columns[name]
+        if column.kind != "number":
+            raise DataError(
+                f"the response {name!r} holds {column.phrase}, e.g. {example_value(column, evaluator.kept)}; "
+                "a Gaussian model needs a numeric response"
+                + (
+                    " (convert it to 0 and 1 yourself if a linear probability model is meant)"
+                    if column.kind == "boolean"
+                    else ""
+                )
+            )
+    y = np.array(evaluator.vector(expr, "the response"))
+    if y.min() == y.max():
+        raise DataError(
+            f"the response {label} is constant: all {len(y)} rows used equal {y[0]:g}; there is nothing to "
+            "model"
+        )
+    y.flags.writeable = False
+    return y
+
+
+def _weights(column: DataColumn, kept: np.ndarray | None) -> np.ndarray:
+    """Precision weights, all positive."""
+    if column.kind != "number":
+        raise DataError(
+            f"the weights {column.name!r} hold {column.phrase}, e.g. {example_value(column, kept)}; give "
+            "numbers"
+        )
+    values = np.array(numbers(column, kept, "weights"), dtype=np.float64)
+    smallest = int(values.argmin())
+    if values[smallest] <= 0:
+        row = smallest if kept is None else int(np.flatnonzero(kept)[smallest])
+        why = (
+            "weights of zero leave the number of observations undefined: subset the data instead"
+            if values[smallest] == 0
+            else "weights must be positive, because Var(e_i) = sigma^2 / w_i"
+        )
+        raise DataError(
+            f"the weights {column.name!r} contain {values[smallest]:g}, first in row {row} (counting from "
+            f"0); {why}"
+        )
+    return values
+
+
+def _offset(formula: Formula, column: DataColumn | None, evaluator: Evaluator) -> np.ndarray | None:
+    """Sum of the offsets of the formula and of the argument."""
+    if column is None and not formula.offsets:
+        return None
+    total = np.zeros(evaluator.num_rows)
+    for expr in formula.offsets:
+        total += evaluator.vector(expr, f"offset({expr.label})")
+    if column is not None:
+        total += numbers(column, evaluator.kept, "the offset")
+    return total
+
+
+def _check_contrasts(evaluator: Evaluator) -> None:
+    unused = [key for key in evaluator.contrasts if key not in evaluator.contrasts_used]
+    if unused:
+        factors = ", ".join(repr(name) for name in evaluator.factors) or "none"
+        raise DataError(
+            f"contrasts are given for {', '.join(map(repr, unused))}, not a factor of this model's effects; "
+            f"its factors: {factors}"
+        )
+
+
+def _group_designs(
+    formula: Formula,
+    fixed: EffectsCoding,
+    X: np.ndarray,
+    random: tuple[EffectsCoding, ...],
+    evaluator: Evaluator,
+) -> tuple[tuple[GroupDesign, ...], dict[tuple[str, ...], GroupCoding]]:
+    """Random-effects designs; terms with one grouping share its codes and levels."""
+    coded: dict[tuple[str, ...], tuple[np.ndarray, GroupCoding]] = {}
+    designs = []
+    for term, effects in zip(formula.random, random, strict=True):
+        if term.group not in coded:
+            coded[term.group] = code_group(term.group, evaluator.table, evaluator.kept)
+        codes, group = coded[term.group]
+        shared = matching_columns(fixed, effects)
+        Z = design_matrix(effects, evaluator) if shared is None else X[:, shared]
+        Z.flags.writeable = False
+        label = term.group_label
+        designs.append(
+            GroupDesign(term, label, term.group, effects.names, Z, codes, group.levels, term.structure)
+        )
+    return tuple(designs), {columns: group for columns, (_, group) in coded.items()}
+
+
+def check_identifiability(frame: ModelFrame) -> None:
+    """Refuse designs whose variance components the data cannot tell apart.
+
+    The limits are lme4's: more than one level, fewer levels than rows, and fewer random effects than rows in
+    each block of correlated effects. Two groupings that split the rows alike, and a factor that is fixed and
+    random at once, are refused too: their likelihoods are flat.
+
+    Raises
+    ------
+    DataError
+        If a grouping has one level.
+    DesignError
+        In the other cases, with both numbers.
+    """
+    num_rows = len(frame.y)
+    for group, effects in zip(frame.groups, frame.encoding.random, strict=True):
+        num_levels = len(group.levels)
+        text = group.term.text
+        if num_levels < 2:
+            raise DataError(
+                f"the grouping {group.label!r} of {text} has one level, {group.levels.tolist()[0]!r}, in the "
+                "rows used; a variance between groups needs at least two"
+            )
+        if num_levels >= num_rows:
+            raise DesignError(
+                f"the grouping {group.label!r} of {text} has {num_levels} levels for {num_rows} rows, one "
+                "row per level, so its variance cannot be told from the residual variance; group by a column "
+                "whose levels repeat"
+            )
+        width = _block_width(group.structure, effects)
+        if width * num_levels >= num_rows:
+            raise DesignError(
+                f"the term {text} has {width * num_levels} random effects, {num_rows} rows: {width} effects "
+                f"for each of {num_levels} levels of {group.label!r} cannot be told from the residuals; drop "
+                "effects from the term"
+            )
+        parameters = width * (width + 1) // 2
+        if group.structure == "unstructured" and parameters > _MAX_COVARIANCE_PARAMETERS:
+            raise DesignError(
+                f"the term {text} has {width} correlated effects, so {parameters} covariance parameters; use "
+                "fewer effects, or a structure such as diag() or cs()"
+            )
+    _check_same_partition(frame.groups)
+    _check_fixed_and_random(frame)
+
+
+def _block_width(structure: str, effects: EffectsCoding) -> int:
+    """Effects per level in one covariance block: all, or those of one variable when independent."""
+    if structure != "independent":
+        return len(effects.names)
+    return max(effects.assign.count(number) for number in set(effects.assign))
+
+
+def _check_same_partition(groups: tuple[GroupDesign, ...]) -> None:
+    for position, group in enumerate(groups):
+        for other in groups[:position]:
+            different = group.columns == other.columns or len(group.levels) != len(other.levels)
+            if different or not set(group.names) & set(other.names):
+                continue
+            partner = np.empty(len(group.levels), dtype=np.int64)
+            partner[group.codes] = other.codes
+            if np.array_equal(partner[group.codes], other.codes):
+                raise DesignError(
+                    f"the groupings {other.label!r} and {group.label!r} split the rows into the same "
+                    f"{len(group.levels)} groups, so the variances of {other.term.text} and "
+                    f"{group.term.text} cannot be told apart; keep one of them"
+                )
+
+
+def _check_fixed_and_random(frame: ModelFrame) -> None:
+    """Refuse a random intercept of a factor with fixed effects: the likelihood is flat in its variance."""
+    fixed_factors = {
+        _column_name(term.factors[0])
+        for term in frame.formula.fixed.terms
+        if len(term.factors) == 1 and term.label in frame.encoding.factors
+    }
+    for group in frame.groups:
+        if len(group.columns) == 1 and group.columns[0] in fixed_factors and INTERCEPT in group.names:
+            raise DesignError(
+                f"{group.label!r} has fixed effects and is the grouping of {group.term.text}, so the "
+                "variance of its random intercept cannot be estimated; keep it in one of the two parts"
+            )
+
+
+def _column_name(expr: Expr) -> str | None:
+    """The column behind ``f``, ``factor(f)`` or ``C(f, ...)``."""
+    while isinstance(expr, Call) and expr.name in ("C", "factor"):
+        expr = expr.args[0]
+    return expr.name if isinstance(expr, Column) else None
