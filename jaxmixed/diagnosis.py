@@ -1,0 +1,183 @@
+"""The optimum examined as a claim: gradient, curvature, boundary; every failure put into words."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxmixed import optim
+from jaxmixed.basis import ColumnBasis
+from jaxmixed.estimates import Diagnostics, TermEstimate
+from jaxmixed.inference import FLAT
+from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, scaled_gradient
+
+@dataclass(frozen=True, slots=True)
+class TermLabel:
+    """What a term is called by the user.
+
+    Attributes
+    ----------
+    group : str
+    names : tuple of str
+        Effects.
+    frame_index : int
+        Position in the model frame.
+    num_levels : int
+    """
+
+    group: str
+    names: tuple[str, ...]
+    frame_index: int
+    num_levels: int
+
+
+def dependent_columns(label: TermLabel, columns: ColumnBasis) -> str | None:
+    """Sentence about a term whose random-effects columns cannot be told apart, or None."""
+    if not columns.aliased:
+        return None
+    names = ", ".join(label.names[j] for j in columns.aliased)
+    return (
+        f"{label.group}: the random-effects column {names} is zero, or a combination of the columns before it "
+        "(a constant slope, say), so the data do not determine its variance"
+    )
+
+
+def singular_direction(label: TermLabel, term: TermEstimate) -> str | None:
+    """Sentence naming the direction in which an estimated covariance is singular, or None."""
+    if not term.covariance.on_boundary(term.standard).any():
+        return None
+    sd = np.sqrt(np.diagonal(term.cov))
+    zero = [name for name, value in zip(term.names, sd, strict=True) if value == 0]
+    if zero:
+        return f"{label.group}: the variance of {', '.join(zero)} is estimated as zero"
+    correlation = term.cov / np.outer(sd, sd)
+    pairs = [
+        f"{term.names[i]} and {term.names[j]}"
+        for i in range(len(sd))
+        for j in range(i)
+        if abs(correlation[i, j]) >= 1 - 1e-9
+    ]
+    if pairs:
+        return f"{label.group}: the correlation of {', '.join(pairs)} is estimated as +-1"
+    weights = np.linalg.eigh(correlation)[1][:, 0] / sd
+    weights = weights / np.abs(weights).max()
+    combination = " ".join(f"{weight:+.3g}*{name}" for weight, name in zip(weights, term.names, strict=True))
+    return f"{label.group}: the combination {combination} has an estimated variance of zero"
+
+
+def _curvature(
+    gradient: np.ndarray, hessian: np.ndarray, names: list[str]
+) -> tuple[np.ndarray, float, str | None]:
+    """Eigenvalues of the unit-diagonal Hessian, the Newton decrement, and what is wrong with the curvature."""
+    if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
+        return np.full(len(gradient), np.nan), np.nan, "the derivatives of the deviance are not finite"
+    scale = np.sqrt(np.abs(np.diagonal(hessian)))
+    scale[scale == 0] = 1.0
+    eigenvalues, vectors = np.linalg.eigh(hessian / np.outer(scale, scale))
+    decrement = 0.5 * np.sum((vectors.T @ (gradient / scale)) ** 2 / np.maximum(np.abs(eigenvalues), FLAT))
+    weak = np.abs(vectors[:, 0])
+    direction = ", ".join(names[i] for i in np.argsort(-weak)[:3] if weak[i] > 0.2)
+    problem = None
+    if eigenvalues[0] < -10 * FLAT:
+        problem = f"the Hessian is not positive definite: this is not a minimum along {direction}"
+    elif eigenvalues[0] < FLAT:
+        problem = (
+            f"the likelihood is flat along {direction}: the data cannot tell these parameters apart; simplify the "
+            "random part"
+        )
+    return eigenvalues, float(decrement), problem
+
+
+def examine(
+    found: Optimum,
+    labels: tuple[TermLabel, ...],
+    terms: tuple[TermEstimate, ...],
+    columns: tuple[ColumnBasis, ...],
+    *,
+    evaluations: int,
+    dropped: tuple[str, ...],
+    condition: float,
+) -> Diagnostics:
+    """Check an optimum and say every failure in words.
+
+    Parameters
+    ----------
+    found : Optimum
+        In canonical form.
+    labels, terms : tuples
+        In the order of the statistics' terms.
+    columns : tuple of ColumnBasis
+        Coordinates of each term's columns.
+    evaluations : int
+        Of all runs of the optimiser.
+    dropped : tuple of str
+        Aliased fixed-effect columns.
+    condition : float
+        Condition number of the fixed-effect columns.
+
+    Returns
+    -------
+    Diagnostics
+    """
+    judged: list[np.ndarray] = []
+    names: list[str] = []
+    singular: list[str] = []
+    for label, term, basis in zip(labels, terms, columns, strict=True):
+        dependent = dependent_columns(label, basis)
+        singular += [sentence for sentence in (dependent, singular_direction(label, term)) if sentence]
+        # A term whose columns are dependent is flat by construction, which its own sentence says.
+        judged.append(~term.covariance.on_boundary(term.standard) & (dependent is None))
+        names += [f"{label.group}: {name}" for name in term.covariance.names(label.names)]
+    keep = np.concatenate(judged)
+    gradient, hessian = found.gradient[keep], found.hessian[np.ix_(keep, keep)]
+    gradient_norm = scaled_gradient(gradient, hessian)
+    eigenvalues, decrement, problem = np.zeros(0), 0.0, None
+    if keep.any():
+        kept_names = [name for name, is_kept in zip(names, keep, strict=True) if is_kept]
+        eigenvalues, decrement, problem = _curvature(gradient, hessian, kept_names)
+    messages = [problem] if problem else []
+    stationary = gradient_norm <= GRADIENT_TOLERANCE
+    if not stationary:
+        messages.append(
+            f"the gradient is not zero at the solution (scaled norm {gradient_norm:.2g}, tolerance "
+            f"{GRADIENT_TOLERANCE:g})"
+        )
+    if found.status == optim.ITERATION_LIMIT or (found.status != optim.CONVERGED and not stationary):
+        messages.insert(0, optim.MESSAGES[int(found.status)])
+    return Diagnostics(
+        converged=not messages,
+        status=_account(int(found.status), bool(messages)),
+        iterations=max(evaluations - 1, 0),
+        evaluations=evaluations,
+        gradient_norm=gradient_norm,
+        newton_decrement=decrement,
+        hessian_eigenvalues=eigenvalues,
+        singular=bool(singular),
+        singular_terms=tuple(singular),
+        messages=tuple(messages),
+        rank_deficient=dropped,
+        condition_number=condition,
+    )
+
+
+def _account(status: int, failed: bool) -> str:
+    if not failed:
+        return optim.MESSAGES[optim.CONVERGED]
+    return optim.MESSAGES[status] if status != optim.CONVERGED else "not converged: a check of the optimum failed"
+
+
+def closed_form(dropped: tuple[str, ...], condition: float) -> Diagnostics:
+    """Verdict on a model without random effects."""
+    return Diagnostics(
+        converged=True,
+        status="closed form: no random effects",
+        iterations=0,
+        evaluations=0,
+        gradient_norm=0.0,
+        newton_decrement=0.0,
+        hessian_eigenvalues=np.zeros(0),
+        singular=False,
+        singular_terms=(),
+        messages=(),
+        rank_deficient=dropped,
+        condition_number=condition,
+    )

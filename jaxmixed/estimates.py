@@ -1,0 +1,161 @@
+"""What a fit found: plain, immutable records of numpy arrays that everything after the fit reads."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxmixed.covariance import Covariance
+
+
+@dataclass(frozen=True, slots=True)
+class TermEstimate:
+    """Estimates for one random-effects term.
+
+    Attributes
+    ----------
+    group : str
+        Label of the grouping factor.
+    names : tuple of str
+        Names of the q effects.
+    structure : str
+        Covariance structure.
+    factor : (q, q) array
+        Lower-triangular relative factor T.
+    cov : (q, q) array
+        Covariance ``sigma**2 * T @ T.T`` in the units of the data.
+    num_levels : int
+        Number of groups.
+    frame_index : int
+        Position of the term in the model frame.
+    covariance : Covariance
+        The structure, with its parameterisation.
+    theta : (k,) array
+        Its parameters, in canonical form.
+    standard : (k,) array
+        The same in the coordinates of the standardised columns, where the optimiser works and zeros are exact.
+    frame : (q, q) array
+        Effects of the data's columns from those of the standardised ones: ``b = frame @ bs``.
+    """
+
+    group: str
+    names: tuple[str, ...]
+    structure: str
+    factor: np.ndarray
+    cov: np.ndarray
+    num_levels: int
+    frame_index: int
+    covariance: Covariance
+    theta: np.ndarray
+    standard: np.ndarray
+    frame: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """What was checked after the fit, and found.
+
+    Attributes
+    ----------
+    converged : bool
+        All checks of the optimum passed.
+    status : str
+        The optimiser's own account.
+    iterations, evaluations : int
+        Newton steps, and evaluations of value, gradient and Hessian (repeated starts included).
+    gradient_norm : float
+        Largest gradient component in units of its own curvature (free parameters only).
+    newton_decrement : float
+        Decrease of the deviance that a further Newton step would bring.
+    hessian_eigenvalues : (k_free,) array
+        Of the Hessian scaled to unit diagonal, free parameters only, ascending.
+    singular : bool
+        An estimated covariance matrix is singular.
+    singular_terms : tuple of str
+        A sentence per singular term, naming the direction.
+    messages : tuple of str
+        Every bad verdict in words; empty when all is well.
+    rank_deficient : tuple of str
+        Names of the fixed-effect columns that were dropped.
+    condition_number : float
+        Of the centred, scaled fixed-effects columns.
+    """
+
+    converged: bool
+    status: str
+    iterations: int
+    evaluations: int
+    gradient_norm: float
+    newton_decrement: float
+    hessian_eigenvalues: np.ndarray
+    singular: bool
+    singular_terms: tuple[str, ...]
+    messages: tuple[str, ...]
+    rank_deficient: tuple[str, ...]
+    condition_number: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """The fitted model on natural scales.
+
+    Attributes
+    ----------
+    method : str
+        "ml" or "reml".
+    beta : (p,) array
+        Fixed effects, NaN where aliased.
+    cov_beta : (p, p) array
+        Their covariance given the variance parameters, NaN where aliased.
+    sigma : float
+        Residual standard deviation (of a row of weight 1).
+    theta : (k,) array
+        Parameters of the relative factors, term by term.
+    terms : tuple of TermEstimate
+        By falling number of groups, as in lme4.
+    deviance, llf : float
+        -2 log-likelihood (REML criterion), and the log-likelihood.
+    linear_llf : float
+        The same criterion without random effects.
+    nobs, rank : int
+        Rows used; linearly independent fixed-effect columns.
+    free : (k,) bool array
+        Standardised parameters not held on the boundary.
+    hessian : (k, k) array
+        Of the profiled deviance in the standardised parameters.
+    log_rss_gradient : (k,) array
+        Gradient of the logarithm of the penalised residual sum of squares in them.
+    weighted : bool
+    diagnostics : Diagnostics
+    """
+
+    method: str
+    beta: np.ndarray
+    cov_beta: np.ndarray
+    sigma: float
+    theta: np.ndarray
+    terms: tuple[TermEstimate, ...]
+    deviance: float
+    llf: float
+    linear_llf: float
+    nobs: int
+    rank: int
+    free: np.ndarray
+    hessian: np.ndarray
+    log_rss_gradient: np.ndarray
+    weighted: bool
+    diagnostics: Diagnostics
+
+    @property
+    def num_theta(self) -> int:
+        """Number of variance parameters without sigma."""
+        return len(self.theta)
+
+    @property
+    def num_params(self) -> int:
+        """Fixed effects, variance parameters and sigma."""
+        return self.rank + len(self.theta) + 1
+
+    @property
+    def df(self) -> int:
+        """Degrees of freedom of sigma: n under ML, n - p under REML."""
+        return self.nobs - (self.rank if self.method == "reml" else 0)

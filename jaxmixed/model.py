@@ -1,0 +1,268 @@
+"""`mixed`: from a formula and a data frame to a fitted model."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxmixed import optim
+from jaxmixed.covariance import STRUCTURES, covariance_structure
+from jaxmixed.crossproducts import Grouping, Reduction, reduce_rows
+from jaxmixed.errors import (
+    ConvergenceWarning,
+    DataError,
+    DesignError,
+    FormulaError,
+    RankDeficientWarning,
+    SingularFitWarning,
+)
+from jaxmixed.estimates import Estimates
+from jaxmixed.diagnosis import TermLabel
+from jaxmixed.fitting import fit
+from jaxmixed.formula import Formula, parse
+from jaxmixed.frame import GroupDesign, ModelFrame, build_frame
+from jaxmixed.results import MixedResults
+from jaxmixed.statistics import Term
+
+LARGEST_MAGNITUDE = 1e37
+"""Sizes of columns between its inverse and this leave room for fourth powers in float64."""
+
+NEARLY_COLLINEAR = 1e8
+"""Condition number of the scaled fixed-effects columns beyond which coefficients lose half their digits."""
+
+
+def mixed(
+    formula: str,
+    data: Any,
+    *,
+    method: str = "reml",
+    covariance: str | Mapping[str, str] | None = None,
+    residuals: None = None,
+    weights: Any = None,
+    offset: Any = None,
+    missing: str = "drop",
+    contrasts: Mapping[str, str] | None = None,
+    functions: Mapping[str, Callable[..., Any]] | None = None,
+    max_iterations: int = optim.MAX_ITERATIONS,
+) -> MixedResults:
+    """Fit a Gaussian mixed model (multilevel, hierarchical linear model).
+
+    Parameters
+    ----------
+    formula : str
+        lme4's notation, ``"y ~ x + (1 + x | school)"``; without a bar term, a linear model.
+    data : DataFrame or mapping
+        pandas, polars or pyarrow table, or a dict of arrays. Never modified.
+    method : {"reml", "ml"}
+        Restricted or full maximum likelihood.
+    covariance : str or mapping, optional
+        Structure of the random effects, for all terms or by group label: "unstructured" (default), "independent",
+        "identity", "exchangeable". Takes the place of what the formula says.
+    residuals : None
+        Residual covariance structures are not available yet.
+    weights : str or array, optional
+        Precision weights: ``Var(e_i) = sigma**2 / w_i``.
+    offset : str or array, optional
+        Known part of the mean.
+    missing : {"drop", "raise"}
+        What to do with rows in which a used column is missing.
+    contrasts : mapping, optional
+        Contrast ("treatment", "sum", "helmert", "poly") by categorical column.
+    functions : mapping, optional
+        Your own functions of one column, by the name that the formula uses.
+    max_iterations : int
+        Limit on the optimiser's iterations.
+
+    Returns
+    -------
+    MixedResults
+
+    Raises
+    ------
+    FormulaError
+        The formula cannot be read.
+    DataError
+        A column cannot be used as the formula asks.
+    DesignError
+        The model is not identifiable from these data.
+
+    Warns
+    -----
+    ConvergenceWarning
+        A check of the optimum failed.
+    SingularFitWarning
+        An estimated covariance matrix is singular.
+    RankDeficientWarning
+        Fixed-effect columns were dropped, or are nearly collinear.
+
+    References
+    ----------
+    Bates, Maechler, Bolker & Walker (2015), Fitting linear mixed-effects models using lme4, Journal of Statistical
+    Software 67(1).
+
+    Examples
+    --------
+    >>> import jaxmixed as jm
+    >>> fit = jm.mixed("Reaction ~ Days + (Days | Subject)", jm.datasets.load("sleepstudy"))
+    >>> round(fit.deviance, 4)
+    1743.6283
+    """
+    if method not in ("reml", "ml"):
+        raise DesignError(f"method={method!r} is not known; choose 'reml' or 'ml'.")
+    if residuals is not None:
+        raise DesignError("residuals= (residual covariance structures) is not available yet: errors are independent.")
+    if not isinstance(max_iterations, int) or max_iterations < 1:
+        raise DesignError(f"max_iterations={max_iterations!r} must be a positive integer.")
+    parsed = parse(formula, frozenset(functions or ()))
+    frame = build_frame(
+        parsed, data, weights=weights, offset=offset, missing=missing, contrasts=contrasts, functions=functions
+    )
+    state, estimates = fit_frame(frame, method, covariance, max_iterations)
+    _warn(estimates, parsed)
+    return MixedResults(frame=frame, estimates=estimates, state=state)
+
+
+def fit_frame(
+    frame: ModelFrame,
+    method: str,
+    covariance: str | Mapping[str, str] | None = None,
+    max_iterations: int = optim.MAX_ITERATIONS,
+) -> tuple[Reduction, Estimates]:
+    """Fit a model frame: arrange its terms into a chain of levels, reduce the rows, optimise.
+
+    Parameters
+    ----------
+    frame : ModelFrame
+    method : {"reml", "ml"}
+    covariance : str or mapping, optional
+        As for :func:`mixed`.
+    max_iterations : int
+
+    Returns
+    -------
+    Reduction, Estimates
+    """
+    _check_magnitudes(frame)
+    structures = _structures(frame.groups, covariance)
+    groupings, terms, labels = _arrange(frame.groups, structures)
+    y = frame.y if frame.offset is None else frame.y - frame.offset
+    reduction = reduce_rows(y, frame.X, groupings, terms, frame.weights)
+    estimates = fit(
+        reduction,
+        labels,
+        frame.x_names,
+        method=method,  # type: ignore[arg-type]
+        weighted=frame.weights is not None,
+        max_evaluations=max_iterations,
+    )
+    return reduction, estimates
+
+
+def _check_magnitudes(frame: ModelFrame) -> None:
+    """Refuse columns whose variances, or the variances of those, a float64 could not hold."""
+    columns = [(f"the response {frame.response_name!r}", frame.y)]
+    columns += [(f"the column {name!r}", frame.X[:, j]) for j, name in enumerate(frame.x_names)]
+    columns += [
+        (f"the column {name!r} of the random effects of {group.label!r}", group.Z[:, j])
+        for group in frame.groups
+        for j, name in enumerate(group.names)
+    ]
+    if frame.weights is not None:
+        columns.append(("weights", frame.weights))
+    for what, values in columns:
+        largest = max(float(values.max()), -float(values.min()))
+        if largest > LARGEST_MAGNITUDE or 0 < largest < 1 / LARGEST_MAGNITUDE:
+            raise DataError(
+                f"The largest absolute value of {what} is {largest:.3g}; magnitudes must lie between "
+                f"{1 / LARGEST_MAGNITUDE:g} and {LARGEST_MAGNITUDE:g} for their variances to be representable. "
+                "Change its unit."
+            )
+
+
+def _structures(groups: tuple[GroupDesign, ...], covariance: str | Mapping[str, str] | None) -> list[str]:
+    """Structure of each term: the formula's, unless `covariance` names another."""
+    structures = [group.structure for group in groups]
+    if covariance is None:
+        return structures
+    labels = {group.label for group in groups}
+    wanted = {label: covariance for label in labels} if isinstance(covariance, str) else dict(covariance)
+    for label, name in wanted.items():
+        if label not in labels:
+            raise FormulaError(
+                f"covariance= names the group {label!r}, which the formula does not have; its groups are "
+                f"{', '.join(map(repr, sorted(labels)))}."
+            )
+        if name not in STRUCTURES:
+            raise FormulaError(
+                f"covariance structure {name!r} is not known; choose one of {', '.join(map(repr, STRUCTURES))}."
+            )
+    return [wanted.get(group.label, own) for group, own in zip(groups, structures, strict=True)]
+
+
+def _arrange(
+    groups: tuple[GroupDesign, ...], structures: list[str]
+) -> tuple[list[Grouping], tuple[Term, ...], tuple[TermLabel, ...]]:
+    """Chain of levels, finest first, and where each term's columns stand in it."""
+    partitions: dict[int, list[int]] = {}
+    for number, group in enumerate(groups):
+        partitions.setdefault(id(group.codes), []).append(number)
+    chain = sorted(partitions.values(), key=lambda members: -len(groups[members[0]].levels))
+    groupings, terms, labels = [], [], []
+    for level, members in enumerate(chain):
+        first = groups[members[0]]
+        size = len(first.levels)
+        blocks = [groups[number].Z for number in members]
+        grouping = Grouping(
+            blocks[0] if len(blocks) == 1 else np.column_stack(blocks), first.codes, size, first.label
+        )
+        if groupings and groupings[-1].size == size and _same_partition(groupings[-1].codes, first.codes, size):
+            raise DesignError(
+                f"Grouping factors {groupings[-1].label!r} and {first.label!r} define the same groups: only the sum "
+                "of their variances is identified. Keep one of them."
+            )
+        groupings.append(grouping)
+        start = 0
+        for number in members:
+            q = groups[number].Z.shape[1]
+            terms.append(Term(level, start, covariance_structure(structures[number], q)))
+            labels.append(TermLabel(groups[number].label, groups[number].names, number, size))
+            start += q
+    return groupings, tuple(terms), tuple(labels)
+
+
+def _same_partition(a: np.ndarray, b: np.ndarray, size: int) -> bool:
+    owner = np.empty(size, dtype=np.int64)
+    owner[a] = b
+    return bool(np.array_equal(owner[a], b))
+
+
+def _warn(estimates: Estimates, formula: Formula) -> None:
+    """Say every bad verdict aloud; the same sentences stand at the top of the summary."""
+    checks = estimates.diagnostics
+    if checks.rank_deficient:
+        warnings.warn(
+            f"The fixed-effects columns are linearly dependent: dropped {', '.join(checks.rank_deficient)} (coefficient "
+            "reported as NaN). The fit equals that of the model without them.",
+            RankDeficientWarning,
+            stacklevel=3,
+        )
+    elif checks.condition_number > NEARLY_COLLINEAR:
+        warnings.warn(
+            f"The fixed-effects columns are nearly collinear (condition number {checks.condition_number:.1g}): their "
+            "coefficients may have few correct digits.",
+            RankDeficientWarning,
+            stacklevel=3,
+        )
+    if checks.messages:
+        warnings.warn(
+            f"The fit of {formula.text!r} may be wrong: {'; '.join(checks.messages)}.", ConvergenceWarning, stacklevel=3
+        )
+    if checks.singular:
+        warnings.warn(
+            f"The fit is singular: {'; '.join(checks.singular_terms)}. This is a valid estimate on the boundary; a "
+            "simpler random part may serve.",
+            SingularFitWarning,
+            stacklevel=3,
+        )
+
