@@ -1,0 +1,50 @@
+"""Tail areas and quantiles that the tables need: the standard library's normal, SciPy's chi-squared."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+
+from jaxmixed.errors import DataError
+
+_NORMAL = NormalDist()
+
+
+def normal_quantile(level: float) -> float:
+    """Half-width, in standard errors, of a central normal interval of the given level.
+
+    Examples
+    --------
+    >>> round(normal_quantile(0.95), 6)
+    1.959964
+    """
+    if not isinstance(level, int | float | np.number) or isinstance(level, bool) or not 0 < level < 1:
+        raise DataError(f"level is {level!r}; give a number between 0 and 1, such as 0.95")
+    # From the lower tail: 0.5 + level / 2 would round for levels near 1.
+    return -_NORMAL.inv_cdf((1.0 - float(level)) / 2)
+
+
+def normal_p_values(statistics: np.ndarray) -> np.ndarray:
+    """Two-sided p-values of standard normal statistics, accurate in the far tail; NaN where the statistic is.
+
+    Examples
+    --------
+    >>> normal_p_values(np.array([1.959963984540054]))
+    array([0.05])
+    """
+    return np.array([math.erfc(abs(z) / math.sqrt(2.0)) for z in statistics], dtype=np.float64)
+
+
+def chi2_p_value(statistic: float, df: int) -> float:
+    """Pr(chi-squared with ``df`` degrees of freedom > ``statistic``); 0 degrees: all mass at 0.
+
+    Examples
+    --------
+    >>> round(chi2_p_value(5.991464547, 2), 6)
+    0.05
+    """
+    from scipy.special import chdtrc  # a tenth of a second to import, and not every process prints a test
+
+    return float(chdtrc(df, max(statistic, 0.0))) if df > 0 else float(statistic <= 0)

@@ -1,0 +1,429 @@
+"""The tables of a fit: coefficients, variance parameters, and the printed summary.
+
+Statistics of coefficients are z = estimate / standard error with normal tails, as Stata's ``mixed`` and
+statsmodels print them: in small samples they are too optimistic, which a table of t-tests with denominator
+degrees of freedom corrects.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from jaxmixed._distributions import chi2_p_value, normal_p_values, normal_quantile
+from jaxmixed.comparison import linear_model_test
+from jaxmixed.errors import DataError
+from jaxmixed.formatting import (
+    WIDTH,
+    Table,
+    count,
+    counted,
+    display_width,
+    number,
+    p_number,
+    p_phrase,
+    printable,
+    wrapped,
+)
+from jaxmixed.inference import VarianceInference, variance_table
+
+if TYPE_CHECKING:
+    from jaxmixed.estimates import Estimates, TermEstimate
+    from jaxmixed.frame import GroupDesign, ModelFrame
+
+Scale = Literal["variance", "sd"]
+_FEW_LEVELS = 5
+_METHODS = {"ml": "maximum likelihood (ML)", "reml": "restricted maximum likelihood (REML)"}
+_COMMON = ("identity", "exchangeable")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RandomTerm:
+    """Estimated covariance of the random effects of one term.
+
+    Parameters
+    ----------
+    group
+        Grouping, e.g. ``"school"`` or ``"school:class"``.
+    names
+        Names of the effects.
+    structure
+        Covariance structure: unstructured, independent, identity or exchangeable.
+    cov
+        Covariance matrix of the effects of one level, on the scale of the response.
+    """
+
+    group: str
+    names: tuple[str, ...]
+    structure: str
+    cov: pd.DataFrame
+
+    @property
+    def sd(self) -> pd.Series:
+        """Standard deviations of the effects."""
+        return pd.Series(np.sqrt(np.diagonal(self.cov)), index=self.cov.index, name="sd")
+
+    @property
+    def corr(self) -> pd.DataFrame:
+        """Correlation matrix; NaN for an effect of variance zero."""
+        sd = self.sd.to_numpy()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            corr = np.clip(self.cov.to_numpy() / np.outer(sd, sd), -1.0, 1.0)
+        np.fill_diagonal(corr, np.where(sd > 0, 1.0, np.nan))
+        return pd.DataFrame(corr, index=self.cov.index, columns=self.cov.columns)
+
+
+def random_terms(estimates: Estimates) -> tuple[RandomTerm, ...]:
+    """Estimated covariances of the random effects, one per term."""
+    found = []
+    for term in estimates.terms:
+        names = pd.Index(term.names)
+        cov = pd.DataFrame(np.array(term.cov, dtype=np.float64), index=names, columns=names)
+        found.append(RandomTerm(term.group, term.names, term.structure, cov))
+    return tuple(found)
+
+
+def coefficient_table(frame: ModelFrame, estimates: Estimates, level: float) -> dict[str, np.ndarray]:
+    """Columns of the table of fixed effects; NaN in the rows of dropped (aliased) coefficients."""
+    half_width = normal_quantile(level)
+    beta = np.asarray(estimates.beta, dtype=np.float64)
+    std_error = np.sqrt(np.diagonal(estimates.cov_beta))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = beta / std_error
+    return {
+        "estimate": beta,
+        "std_error": std_error,
+        "df": np.where(np.isnan(beta), np.nan, np.inf),
+        "statistic": statistic,
+        "p_value": normal_p_values(statistic),
+        "conf_low": beta - half_width * std_error,
+        "conf_high": beta + half_width * std_error,
+    }
+
+
+def tidy_table(
+    frame: ModelFrame, estimates: Estimates, inference: VarianceInference, level: float
+) -> pd.DataFrame:
+    """Coefficients, then variances and covariances, one parameter to a row."""
+    fixed = coefficient_table(frame, estimates, level)
+    random = variance_table(inference, estimates, level)
+    num_fixed, num_random = len(frame.x_names), len(random["group"])
+    terms = [
+        f"var({group})" if first is None else f"var({first})" if second is None else f"cov({first}, {second})"
+        for group, first, second in zip(random["group"], random["effect"], random["effect2"], strict=True)
+    ]
+    missing = np.full(num_random, np.nan)
+    columns: dict[str, Any] = {
+        "effect": ["fixed"] * num_fixed + ["random"] * num_random,
+        "group": [None] * num_fixed + random["group"],
+        "term": [*frame.x_names, *terms],
+    }
+    for name, values in fixed.items():
+        columns[name] = np.concatenate([values, random.get(name, missing)])
+    return pd.DataFrame(columns)
+
+
+def wald_test(frame: ModelFrame, estimates: Estimates) -> tuple[float, int, float] | None:
+    """Wald chi-squared of all coefficients but the intercept, its degrees of freedom and p-value."""
+    tested = (np.asarray(frame.x_assign) != 0) & ~np.isnan(estimates.beta)
+    if not tested.any():
+        return None
+    beta, covariance = estimates.beta[tested], estimates.cov_beta[np.ix_(tested, tested)]
+    # In units of the standard errors, so that columns of very different scales cannot spoil the solution.
+    scale = np.sqrt(np.diagonal(covariance))
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        return None
+    correlation, z = covariance / np.outer(scale, scale), beta / scale
+    try:
+        statistic = float(z @ np.linalg.solve(correlation, z))
+    except np.linalg.LinAlgError:
+        return None
+    df = int(tested.sum())
+    return statistic, df, chi2_p_value(statistic, df)
+
+
+def distinct_groups(frame: ModelFrame, estimates: Estimates) -> list[GroupDesign]:
+    """One design per grouping, in the order of the estimated terms (most levels first)."""
+    found: dict[str, GroupDesign] = {}
+    for term in estimates.terms:
+        found.setdefault(term.group, frame.groups[term.frame_index])
+    return list(found.values())
+
+
+def group_sizes(group: GroupDesign) -> tuple[int, int, float, int]:
+    """Number of levels, and the smallest, mean and largest number of rows in a level."""
+    sizes = np.bincount(group.codes, minlength=len(group.levels))
+    return len(sizes), int(sizes.min()), float(sizes.mean()), int(sizes.max())
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The printed summary of a fit, as text (``print``, ``str``) and HTML (notebooks).
+
+    Parameters
+    ----------
+    title
+        What was fitted and how.
+    warnings
+        Bad verdicts in words; they come first.
+    formula
+        The model formula.
+    facts
+        Pairs of a label and a value, in two columns.
+    tables
+        Groups, fixed effects, random effects.
+    footer
+        Test against the linear model.
+    notes
+        What a reader should know about the numbers above.
+    """
+
+    title: str
+    warnings: tuple[str, ...]
+    formula: str
+    facts: tuple[tuple[tuple[str, str], ...], ...]
+    tables: tuple[Table, ...]
+    footer: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        blocks = [self.title]
+        blocks += ["\n".join(wrapped(text, first="WARNING: ", indent="         ") for text in self.warnings)]
+        blocks += [wrapped(self.formula, first="Formula: ", indent="         ")]
+        blocks += ["\n".join(self._fact_lines())]
+        blocks += [table.text() for table in self.tables]
+        ending = [wrapped(text) for text in self.footer] + [
+            wrapped(text, first="Note: ", indent="      ") for text in self.notes
+        ]
+        # The test belongs to the last table, as Stata prints it.
+        return "\n\n".join(block for block in blocks if block) + ("\n" + "\n".join(ending) if ending else "")
+
+    __repr__ = __str__
+
+    def _fact_lines(self) -> list[str]:
+        """Both columns of facts; the values of the right one end where the tables end."""
+        left, right = self.facts
+        widths = [[max(display_width(pair[k]) for pair in side) for k in (0, 1)] for side in self.facts]
+        middle = max(4, WIDTH - sum(map(sum, widths)) - 4)
+        lines = []
+        for i in range(max(len(left), len(right))):
+            cells = [
+                (
+                    f"{side[i][0].ljust(names)}  {side[i][1].rjust(values)}"
+                    if i < len(side)
+                    else " " * (names + values + 2)
+                )
+                for side, (names, values) in zip(self.facts, widths, strict=True)
+            ]
+            lines.append((" " * middle).join(cells).rstrip())
+        return lines
+
+    def _repr_html_(self) -> str:
+        """Fragment for notebooks: every name is escaped."""
+        warnings = "".join(
+            f'<p style="color:#a40000;font-weight:bold">Warning: {html.escape(text)}</p>'
+            for text in self.warnings
+        )
+        rows = "".join(
+            "<tr>"
+            + "".join(
+                (
+                    f'<th style="text-align:left;font-weight:normal">{html.escape(side[i][0])}</th>'
+                    f'<td style="text-align:right">{html.escape(side[i][1])}</td>'
+                    if i < len(side)
+                    else "<th></th><td></td>"
+                )
+                for side in self.facts
+            )
+            + "</tr>"
+            for i in range(max(len(side) for side in self.facts))
+        )
+        tables = "".join(table.html() for table in self.tables)
+        ending = "".join(f"<p>{html.escape(text)}</p>" for text in self.footer)
+        ending += "".join(f"<p><em>Note:</em> {html.escape(text)}</p>" for text in self.notes)
+        return (
+            f'<div class="jaxmixed-summary"><h4>{html.escape(self.title)}</h4>{warnings}'
+            f"<p><code>{html.escape(self.formula)}</code></p><table>{rows}</table>{tables}{ending}</div>"
+        )
+
+
+def summarise(
+    frame: ModelFrame, estimates: Estimates, inference: VarianceInference, scale: Scale, level: float
+) -> Summary:
+    """Summary of a fit; ``scale`` chooses what the table of random effects puts first."""
+    if scale not in ("variance", "sd"):
+        raise DataError(
+            f"scale is {scale!r}; summary() shows the random effects on the scale 'variance' or 'sd'"
+        )
+    kind = "Linear mixed model" if estimates.terms else "Linear model"
+    fixed = _fixed_table(frame, estimates, level)
+    random = variance_table(inference, estimates, level)
+    tables = [_group_table(frame, estimates)] if estimates.terms else []
+    tables += [fixed, _random_table(estimates, inference, random, scale, level)]
+    test = linear_model_test(estimates)
+    return Summary(
+        title=f"{kind} fitted by {_METHODS[estimates.method]}",
+        warnings=verdicts(estimates),
+        formula=printable(frame.formula.text),
+        facts=(_data_facts(frame, estimates), _likelihood_facts(estimates)),
+        tables=tuple(tables),
+        footer=(
+            ()
+            if test is None
+            else (
+                (
+                    f"LR test against the linear model: {test.distribution} = {test.statistic:.2f}, "
+                    f"{p_phrase(test.p_value)}"
+                ),
+            )
+        ),
+        notes=_notes(frame, estimates, random, "" if test is None else test.note),
+    )
+
+
+def verdicts(estimates: Estimates) -> tuple[str, ...]:
+    """Every bad verdict on a fit, in words: convergence, dropped columns, singularity."""
+    found = estimates.diagnostics
+    messages = list(found.messages)
+    if not found.converged and not messages:
+        messages.append(f"the fit did not converge: {found.status}")
+    if found.rank_deficient and not any("dropped" in text for text in messages):
+        names = ", ".join(found.rank_deficient)
+        messages.append(f"fixed-effects columns that depend linearly on others were dropped: {names}")
+    if found.singular and not any("singular" in text for text in messages):
+        details = "; ".join(found.singular_terms) or "a variance is zero or a correlation is 1 or -1"
+        messages.append(f"the fit is singular: {details}")
+    return tuple(printable(text) for text in messages)
+
+
+def _data_facts(frame: ModelFrame, estimates: Estimates) -> tuple[tuple[str, str], ...]:
+    found = estimates.diagnostics
+    facts = [("Observations", count(estimates.nobs)), ("Rows dropped", count(frame.n_dropped))]
+    facts.append(("Parameters", str(estimates.num_params)))
+    test = wald_test(frame, estimates)
+    if test is not None:
+        facts.append((f"Wald chi2({test[1]})", f"{test[0]:.2f}"))
+        facts.append(("Prob > chi2", p_number(test[2])))
+    steps = f"yes, {counted(found.iterations, 'iteration')}" if found.iterations else "yes"
+    facts.append(("Converged", steps if found.converged else "NO"))
+    return tuple(facts)
+
+
+def _likelihood_facts(estimates: Estimates) -> tuple[tuple[str, str], ...]:
+    reml = estimates.method == "reml"
+    aic, bic = information_criteria(estimates)
+    names = (
+        ("Log restricted-likelihood", "REML criterion")
+        if reml
+        else ("Log likelihood", "Deviance (-2 log lik.)")
+    )
+    values = (estimates.llf, estimates.deviance, aic, bic)
+    return tuple(
+        (name, number(value, 8, 12)) for name, value in zip((*names, "AIC", "BIC"), values, strict=True)
+    )
+
+
+def information_criteria(estimates: Estimates) -> tuple[np.float64, np.float64]:
+    """AIC = deviance + 2 k and BIC = deviance + k log n, k counting fixed effects and variance parameters."""
+    k = estimates.num_params
+    return np.float64(estimates.deviance + 2 * k), np.float64(estimates.deviance + k * np.log(estimates.nobs))
+
+
+def _group_table(frame: ModelFrame, estimates: Estimates) -> Table:
+    rows = []
+    for group in distinct_groups(frame, estimates):
+        levels, low, mean, high = group_sizes(group)
+        rows.append((printable(group.label), count(levels), count(low), f"{mean:,.1f}", count(high)))
+    return Table("", ("Group", "Levels", "Rows per level: min", "average", "max"), tuple(rows), ruled=False)
+
+
+def _interval_header(level: float) -> tuple[str, str]:
+    return f"[{100 * level:.12g}% conf.", "interval]"
+
+
+def _fixed_table(frame: ModelFrame, estimates: Estimates, level: float) -> Table:
+    columns = coefficient_table(frame, estimates, level)
+    rows = []
+    for j, name in enumerate(frame.x_names):
+        value = {key: column[j] for key, column in columns.items()}
+        if np.isnan(value["estimate"]):
+            rows.append((printable(name), "dropped", "", "", "", "", ""))
+            continue
+        estimate, std_error = number(value["estimate"]), number(value["std_error"])
+        limits = number(value["conf_low"]), number(value["conf_high"])
+        z = "." if np.isnan(value["statistic"]) else f"{value['statistic']:.2f}"
+        rows.append((printable(name), estimate, std_error, z, p_number(value["p_value"]), *limits))
+    header = (
+        printable(frame.response_name),
+        "Estimate",
+        "Std. error",
+        "z",
+        "P>|z|",
+        *_interval_header(level),
+    )
+    return Table("Fixed effects", header, tuple(rows))
+
+
+def _random_table(
+    estimates: Estimates, inference: VarianceInference, values: dict[str, Any], scale: Scale, level: float
+) -> Table:
+    on_sd = scale == "sd"
+    main = "sd_or_corr" if on_sd else "estimate"
+    errors = "sd_or_corr_std_error" if on_sd else "std_error"
+    low, high = ("sd_or_corr_conf_low", "sd_or_corr_conf_high") if on_sd else ("conf_low", "conf_high")
+    other = "estimate" if on_sd else "sd_or_corr"
+    rows: list[tuple[str, ...]] = []
+    heading = ""
+    for position, (number_of_term, i, j) in enumerate(inference.index):
+        name = "Residual"
+        if number_of_term >= 0:
+            term = estimates.terms[number_of_term]
+            if _heading(term) != heading:
+                heading = _heading(term)
+                rows.append((heading,))
+            name = f"  {_parameter_name(term, i, j)}"
+        cells = tuple(number(values[key][position]) for key in (main, errors, low, high, other))
+        rows.append((name, *cells))
+    first, second = ("SD / corr.", "(Co)var.") if on_sd else ("(Co)var.", "SD / corr.")
+    title = "Random effects" if estimates.terms else "Residual variance"
+    return Table(title, ("", first, "Std. error", *_interval_header(level), second), tuple(rows))
+
+
+def _heading(term: TermEstimate) -> str:
+    """Grouping, and a structure that restricts the covariances."""
+    if len(term.names) == 1 or term.structure == "unstructured":
+        return printable(term.group)
+    effects = f": {', '.join(term.names)}" if term.structure in _COMMON else ""
+    return printable(f"{term.group} ({term.structure}{effects})")
+
+
+def _parameter_name(term: TermEstimate, i: int, j: int) -> str:
+    if term.structure in _COMMON and len(term.names) > 1:
+        return "Common variance" if i == j else "Common covariance"
+    return printable(term.names[i] if i == j else f"{term.names[j]}, {term.names[i]}")
+
+
+def _notes(frame: ModelFrame, estimates: Estimates, values: dict[str, Any], lr_note: str) -> tuple[str, ...]:
+    notes = [lr_note] if lr_note else []
+    if any(np.isnan(values["std_error"])):
+        notes.append("a parameter on the boundary of its range has no standard error and no limits (.).")
+    if np.isnan(estimates.beta).any():
+        notes.append("a dropped coefficient belongs to a column that the columns before it determine.")
+    for group in distinct_groups(frame, estimates):
+        if len(group.levels) < _FEW_LEVELS:
+            notes.append(
+                f"{printable(group.label)} has only {len(group.levels)} levels, which say little about a"
+                " variance: consider it as a fixed effect."
+            )
+    if frame.n_dropped:
+        by = ", ".join(f"{printable(name)} {count(n)}" for name, n in frame.dropped_by.items() if n)
+        notes.append(f"{counted(frame.n_dropped, 'row')} dropped for missing values ({by}).")
+    if frame.weights is not None:
+        notes.append("weighted: the residual variance of a row is the one shown divided by its weight.")
+    if frame.offset is not None:
+        notes.append("an offset is part of the linear predictor.")
+    return tuple(notes)
