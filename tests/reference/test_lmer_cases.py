@@ -1,0 +1,335 @@
+"""Every stored lme4 case with nested groups, quantity by quantity."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+import jaxmixed as jm
+from tests.reference import tolerances as tol
+from tests.reference.cases import (
+    CASE_IDS,
+    Fitted,
+    covariance_of,
+    load_case,
+    mixed_quietly,
+    our_label,
+    our_levels,
+    varcorr_row,
+    with_quantity,
+)
+
+pytestmark = pytest.mark.reference
+
+
+def cases(ids: list[str] | tuple[str, ...] = CASE_IDS) -> pytest.MarkDecorator:
+    """Run the test on these cases, each fitted once."""
+    return pytest.mark.parametrize("fitted", ids, indirect=True)
+
+
+def assert_within(actual: object, expected: object, tolerance: object, what: str) -> None:
+    """Compare elementwise with an absolute tolerance that may differ by element."""
+    actual, expected = np.asarray(actual, dtype=float), np.asarray(expected, dtype=float)
+    assert actual.shape == expected.shape, what
+    excess = np.abs(actual - expected) / np.maximum(np.asarray(tolerance, dtype=float), 1e-300)
+    same = actual == expected
+    worst = float(np.max(np.where(same, 0.0, excess), initial=0.0))
+    assert worst <= 1.0, f"{what}: {worst:.3g} tolerances apart; {actual.tolist()} != {expected.tolist()}"
+
+
+def assert_loglik_not_short(actual: float, expected: float) -> None:
+    assert actual >= expected - tol.loglik(expected), f"log-likelihood {actual} falls short of {expected}"
+
+
+def aligned(fitted: Fitted) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names, estimates and standard errors of the coefficients that R reports."""
+    block = fitted.case.expected["fixef"]
+    return block["names"], np.array(block["est"]), np.array(block["se"])
+
+
+def reference_sds(fitted: Fitted) -> dict[tuple[str, str], float]:
+    """Standard deviation of every random effect: (lme4's group, effect) -> sd."""
+    terms = fitted.case.expected["varcorr"]
+    return {(t["group"], name): sd for t in terms for name, sd in zip(t["names"], t["sd"], strict=True)}
+
+
+def estimates_agree(fitted: Fitted) -> bool:
+    names, est, se = aligned(fitted)
+    expected = fitted.case.expected
+    same_beta = np.all(np.abs(fitted.fit.params[names] - est) <= tol.fixef(se))
+    same_sigma = abs(fitted.fit.sigma - expected["sigma"]) <= tol.sigma(expected["sigma"])
+    same_sds = all(
+        abs(covariance_of(fitted, group, [name])[0, 0] - sd**2) <= tol.variance(sd, expected["sigma"])
+        for (group, name), sd in reference_sds(fitted).items()
+    )
+    return bool(same_beta and same_sigma and same_sds)
+
+
+@cases()
+def test_the_fit_converges_and_warns_exactly_when_it_should(fitted: Fitted) -> None:
+    expected: set[type[Warning]] = set()
+    if fitted.case.expected["is_singular"]:
+        expected.add(jm.SingularFitWarning)
+    if fitted.case.has("dropped_columns"):
+        expected.add(jm.RankDeficientWarning)
+    assert fitted.fit.converged
+    assert set(fitted.warnings) == expected
+    assert len(fitted.warnings) == len(expected)
+    assert fitted.fit.is_singular == fitted.case.expected["is_singular"]
+
+
+@cases()
+def test_counts(fitted: Fitted) -> None:
+    expected, fit = fitted.case.expected, fitted.fit
+    assert fit.nobs == expected["nobs"]
+    assert fit.method == fitted.case.method
+    assert len(fit.ngroups) == len(expected["ngroups"])
+    for label, count in expected["ngroups"].items():
+        assert fit.ngroups[our_label(fitted, label)] == count
+
+
+@cases()
+def test_loglik_is_not_short_and_not_off_by_a_constant(fitted: Fitted) -> None:
+    reference = fitted.case.expected["logLik"]
+    assert_loglik_not_short(fitted.fit.llf, reference)
+    if fitted.fit.llf > reference + tol.loglik(reference):
+        assert not estimates_agree(fitted), "same estimates, other log-likelihood: a constant is wrong"
+
+
+@cases()
+def test_criterion_aic_and_bic_follow_from_the_loglik(fitted: Fitted) -> None:
+    expected, fit = fitted.case.expected, fitted.fit
+    criterion, npar = -2 * fit.llf, expected["npar"]
+    assert fit.deviance == pytest.approx(criterion, rel=1e-12)
+    assert fit.aic == pytest.approx(criterion + 2 * npar, rel=1e-12)
+    assert fit.bic == pytest.approx(criterion + np.log(expected["nobs"]) * npar, rel=1e-12)
+    slack = 2 * tol.loglik(expected["logLik"])
+    assert fit.deviance <= expected["criterion"] + slack
+    assert fit.aic <= expected["AIC"] + slack
+    assert fit.bic <= expected["BIC"] + slack
+
+
+@cases()
+def test_fixed_effects(fitted: Fitted) -> None:
+    names, est, se = aligned(fitted)
+    dropped = fitted.case.expected.get("dropped_columns") or []
+    params, bse = fitted.fit.params, fitted.fit.bse
+    assert sorted(params.index) == sorted([*names, *dropped])
+    assert [name for name in params.index if name not in dropped] == names
+    assert_within(params[names], est, tol.fixef(se), "coefficients")
+    assert_within(bse[names], se, tol.standard_error(se), "standard errors")
+    assert params[dropped].isna().all()
+    assert bse[dropped].isna().all()
+
+
+@cases()
+def test_covariance_of_fixed_effects(fitted: Fitted) -> None:
+    names, _, se = aligned(fitted)
+    cov = fitted.fit.cov_params()
+    assert list(cov.index) == list(cov.columns) == list(fitted.fit.params.index)
+    assert_within(cov.loc[names, names], fitted.case.expected["vcov"], tol.vcov(se), "vcov")
+
+
+@cases()
+def test_sigma_and_random_effect_covariances(fitted: Fitted) -> None:
+    expected = fitted.case.expected
+    sigma = expected["sigma"]
+    assert_within(fitted.fit.sigma, sigma, tol.sigma(sigma), "sigma")
+    for term in expected["varcorr"]:
+        cov = covariance_of(fitted, term["group"], term["names"])
+        for i, sd in enumerate(term["sd"]):
+            what = f"variance of {term['names'][i]} | {term['group']}"
+            assert_within(cov[i, i], term["cov"][i][i], tol.variance(sd, sigma), what)
+            for j in range(i):
+                corr = cov[i, j] / np.sqrt(cov[i, i] * cov[j, j])
+                assert_within(corr, term["corr"][i][j], tol.correlation(), f"correlation in {term['group']}")
+
+
+@cases()
+def test_terms_share_no_covariance_beyond_those_of_lme4(fitted: Fitted) -> None:
+    theirs = {
+        (our_label(fitted, t["group"]), name) for t in fitted.case.expected["varcorr"] for name in t["names"]
+    }
+    ours = [(term.group, name) for term in fitted.fit.random_terms for name in term.names]
+    assert len(ours) == len(set(ours))
+    assert set(ours) == theirs
+
+
+@cases([i for i in CASE_IDS if not load_case(i).expected["is_singular"]])
+def test_theta(fitted: Fitted) -> None:
+    expected = fitted.case.expected
+    norms: list[float] = []
+    for term in expected["varcorr"]:
+        q = len(term["names"])
+        relative = np.array(term["sd"]) / expected["sigma"]
+        norms += [relative[i] for j in range(q) for i in range(j, q)]
+    assert_within(fitted.fit.theta, expected["theta"], tol.theta(expected["theta"], norms), "theta")
+
+
+@cases()
+def test_conditional_modes_and_their_sds(fitted: Fitted) -> None:
+    expected = fitted.case.expected
+    sigma, singular = expected["sigma"], expected["is_singular"]
+    modes, sds = fitted.fit.ranef(), fitted.fit.ranef_se(beta="known")
+    all_sds = reference_sds(fitted)
+    for block in expected["ranef"]:
+        label = our_label(fitted, block["group"])
+        levels = our_levels(block["group"], label, block["levels"])
+        ours = modes[label].set_axis(modes[label].index.astype(str))
+        ours_sd = sds[label].set_axis(sds[label].index.astype(str))
+        sd = np.array([all_sds[block["group"], name] for name in block["terms"]])
+        assert len(ours) == block["nlevels"]
+        assert ours.index.is_unique
+        each = tol.random_effect(sd, sigma, singular)
+        assert_within(ours.loc[levels, block["terms"]], block["values"], each, f"modes of {label}")
+        condsd = tol.conditional_sd(sd, sigma, singular)
+        assert_within(ours_sd.loc[levels, block["terms"]], block["condsd"], condsd, f"condsd of {label}")
+        for name, sumsq, one in zip(block["terms"], block["sumsq"], each, strict=True):
+            slack = tol.sum_of_squares(float(one), sumsq, len(ours))
+            assert_within((ours[name] ** 2).sum(), sumsq, slack, f"sum of squares of {name} | {label}")
+
+
+@cases()
+@pytest.mark.parametrize("quantity", ["fitted", "residuals", "predict_population"])
+def test_values_for_the_rows(fitted: Fitted, quantity: str) -> None:
+    block, fit = fitted.case.expected[quantity], fitted.fit
+    each = tol.fitted(fitted.case.expected["sigma"])
+    if quantity == "fitted":
+        ours = fit.fittedvalues
+        assert_allclose(fit.predict(), ours, rtol=1e-12)
+    elif quantity == "residuals":
+        ours = fit.resid
+        assert_allclose(fit.residuals("response"), ours, rtol=1e-12)
+    else:
+        ours = fit.predict(random=False)
+    assert isinstance(ours, pd.Series)
+    assert len(ours) == block["n"]
+    assert_within(ours.loc[block["rows"]], block["values"], each, quantity)
+    slack = tol.sum_of_squares(each, block["sumsq"], block["n"])
+    assert_within((ours**2).sum(), block["sumsq"], slack, f"sum of squares of {quantity}")
+
+
+@cases(with_quantity("predict_newdata"))
+def test_predictions_for_new_data(fitted: Fitted) -> None:
+    block, each = fitted.case.expected["predict_newdata"], tol.fitted(fitted.case.expected["sigma"])
+    newdata = pd.DataFrame(block["newdata"])
+    population = fitted.fit.predict(newdata, random=False)
+    conditional = fitted.fit.predict(newdata, allow_new_levels=True)
+    assert_within(population, block["population"], each, "population predictions")
+    assert_within(conditional, block["conditional"], each, "conditional predictions")
+    with pytest.raises(jm.DataError, match="new"):
+        fitted.fit.predict(newdata)
+
+
+@cases(with_quantity("icc"))
+def test_icc_accumulates_lme4s_shares_from_the_outermost_level_inwards(fitted: Fitted) -> None:
+    block, counts = fitted.case.expected["icc"], fitted.case.expected["ngroups"]
+    table = fitted.fit.icc()
+    outermost_first = sorted(block["by_group"], key=lambda label: counts[label])
+    accumulated = 0.0
+    assert len(table) == len(outermost_first)
+    for label in outermost_first:
+        accumulated += block["by_group"][label]
+        row = table.loc[our_label(fitted, label)]
+        assert_within(row["estimate"], accumulated, tol.icc(), f"icc of {label}")
+    assert accumulated == pytest.approx(block["total"], abs=1e-9)
+    if block.get("se") is not None:
+        assert_within(row["std_error"], block["se"], tol.vc_standard_error(block["se"]), "se of the icc")
+    shares = fitted.fit.icc("share")
+    for label, share in block["by_group"].items():
+        assert_within(shares.loc[our_label(fitted, label), "estimate"], share, tol.icc(), f"share of {label}")
+
+
+@cases(with_quantity("lrt_lm"))
+def test_likelihood_ratio_against_the_linear_model(fitted: Fitted) -> None:
+    case, block = fitted.case, fitted.case.expected["lrt_lm"]
+    used = case.data.loc[fitted.fit.resid.index]  # a missing group drops a row from the mixed model alone
+    linear, _ = mixed_quietly(case.formula_without_bars, used, **case.arguments)
+    assert linear.llf == pytest.approx(block["logLik_lm"], abs=tol.loglik(block["logLik_lm"]))
+    for test in (jm.lrtest(linear, fitted.fit), fitted.fit.lrtest(linear)):
+        slack = tol.lr_statistic(block["chisq"], block["logLik_lm"], case.expected["logLik"])
+        assert_within(test.statistic, block["chisq"], slack, "LR statistic")
+        assert test.statistic >= 0
+        assert test.df == block["df"]
+        # One variance on its boundary: a half-and-half mixture, for which a statistic of 0 has p = 1.
+        p = block["p_chisq"] if block["p_chibar"] is None else block["p_chibar"]
+        p = 1.0 if block["p_chibar"] is not None and block["chisq"] == 0 else p
+        assert_within(test.p_value, p, tol.p_value(p), "p value")
+
+
+@cases(with_quantity("lrt_nested"))
+def test_likelihood_ratio_against_nested_models(fitted: Fitted) -> None:
+    case = fitted.case
+    for block in case.expected["lrt_nested"]:
+        smaller, _ = mixed_quietly(block["formula0"], case.data, **case.arguments)
+        assert_loglik_not_short(smaller.llf, block["logLik0"])
+        test = jm.lrtest(smaller, fitted.fit)
+        slack = tol.lr_statistic(block["chisq"], block["logLik0"], case.expected["logLik"])
+        assert_within(test.statistic, block["chisq"], slack, f"LR statistic against {block['formula0']}")
+        assert test.df == block["df"]
+
+
+@cases(with_quantity("vc_se"))
+def test_standard_errors_and_limits_of_variance_parameters(fitted: Fitted) -> None:
+    sds, varcorr = reference_sds(fitted), fitted.fit.varcorr
+    for entry in fitted.case.expected["vc_se"]["natural"]:
+        kind, est, se = entry["type"], entry["est"], entry["se"]
+        group = entry["group"] if kind == "residual_var" else our_label(fitted, entry["group"])
+        row = varcorr_row(varcorr, group, entry["name1"], entry["name2"])
+        what = f"{kind} of {entry['name1']}, {entry['name2']} | {group}"
+        prefix = "sd_or_corr" if kind == "corr" else "estimate"
+        column = {
+            name: f"sd_or_corr_{name}" if kind == "corr" else name
+            for name in ("std_error", "conf_low", "conf_high")
+        }
+        assert_within(row[column["std_error"]], se, tol.vc_standard_error(se), f"se of {what}")
+        limits = np.array([row[column["conf_low"]], row[column["conf_high"]]], dtype=float)
+        expected = np.array([entry["lower"], entry["upper"]])
+        if kind in ("var", "residual_var"):
+            assert_within(row[prefix], est, 1e-3 * est, what)
+            slack = [tol.variance_limit(limit, est, se) for limit in expected]
+        elif kind == "cov":
+            sd1, sd2 = (sds[entry["group"], entry[key]] for key in ("name1", "name2"))
+            assert_within(row[prefix], est, tol.covariance(sd1, sd2, est), what)
+            slack = [tol.covariance_limit(sd1, sd2, est, se)] * 2
+        else:
+            assert_within(row[prefix], est, tol.correlation(), what)
+            limits, expected = np.arctanh(limits), np.arctanh(expected)
+            slack = [tol.atanh_correlation_limit(est, se)] * 2
+        assert_within(limits, expected, slack, f"limits of {what}")
+
+
+@cases(with_quantity("vc_se"))
+def test_varcorr_has_one_row_per_parameter_with_the_residual_last(fitted: Fitted) -> None:
+    natural = [e for e in fitted.case.expected["vc_se"]["natural"] if e["type"] != "corr"]
+    varcorr = fitted.fit.varcorr
+    assert len(varcorr) == len(natural)
+    assert varcorr["group"].iloc[-1] == "Residual"
+    variances = varcorr[varcorr["effect2"].isna()]
+    assert_allclose(variances["sd_or_corr"] ** 2, variances["estimate"], rtol=1e-12)
+
+
+@cases([i for i in CASE_IDS if load_case(i).expected["is_singular"]])
+def test_a_variance_on_the_boundary_is_exactly_zero_and_has_no_standard_error(fitted: Fitted) -> None:
+    for (group, name), sd in reference_sds(fitted).items():
+        if sd == 0:
+            row = varcorr_row(fitted.fit.varcorr, our_label(fitted, group), name, None)
+            assert row["estimate"] == 0.0
+            assert np.isnan(row["std_error"])
+    assert np.isfinite(fitted.fit.bse).all()
+    assert np.any(np.asarray(fitted.fit.theta) == 0.0)
+
+
+@cases()
+def test_both_optima_are_exact_to_the_gate_for_a_release(fitted: Fitted) -> None:
+    expected = fitted.case.expected
+    names, est, se = aligned(fitted)
+    assert fitted.fit.llf == pytest.approx(expected["logLik"], rel=tol.GATE_LOGLIK)
+    scale = np.maximum(np.abs(est), se)
+    assert_within(fitted.fit.params[names], est, tol.GATE_FIXEF * scale, "coefficients")
+    assert fitted.fit.sigma**2 == pytest.approx(expected["sigma"] ** 2, rel=tol.GATE_VARIANCE)
+    for (group, name), sd in reference_sds(fitted).items():
+        variance = covariance_of(fitted, group, [name])[0, 0]
+        assert variance == pytest.approx(sd**2, rel=tol.GATE_VARIANCE), f"{name} | {group}"

@@ -1,0 +1,298 @@
+"""The structure of the package, from its source: layers, sizes, forbidden calls, effects of import."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "jaxmixed"
+
+# A module imports modules of its own layer and of lower ones. A new module is registered here.
+LAYERS = {
+    "_types": 0,
+    "errors": 0,
+    "precision": 1,
+    "programs": 1,
+    "linalg": 2,
+    "covariance": 2,
+    "statistics": 3,
+    "basis": 3,
+    "patterns": 3,
+    "crossproducts": 3,
+    "likelihood": 3,
+    "optim": 4,
+    "effects": 5,
+    "inference": 5,
+    "simulate": 5,
+    "estimates": 5,
+    "starts": 5,
+    "search": 5,
+    "diagnosis": 5,
+    "fitting": 5,
+    "_distributions": 5,
+    "_tokens": 6,
+    "formula": 6,
+    "terms": 6,
+    "ingest": 7,
+    "grouping": 7,
+    "contrasts": 7,
+    "transforms": 7,
+    "encoding": 7,
+    "frame": 7,
+    "datasets": 7,
+    "files": 7,
+    "formatting": 8,
+    "comparison": 8,
+    "icc": 8,
+    "results": 8,
+    "predict": 8,
+    "plots": 8,
+    "tables": 8,
+    "document": 8,
+    "model": 9,
+    "many": 9,
+    "stata": 9,
+    "cli": 9,
+    "__init__": 9,
+    "__main__": 9,
+}
+FORMULA_LAYER, FRAME_LAYER = 6, 7
+
+# What a layer may import from outside the standard library.
+THIRD_PARTY = {
+    0: {"jax", "jaxtyping"},
+    1: {"jax", "jaxlib", "jaxtyping", "numpy"},
+    2: {"jax", "jaxtyping", "numpy"},
+    3: {"jax", "jaxtyping", "numpy"},
+    4: {"jax", "jaxtyping", "numpy", "optax"},
+    5: {"jax", "jaxtyping", "numpy", "scipy"},
+    6: set(),
+    7: {"numpy", "pandas", "narwhals", "scipy"},
+    8: {"jax", "jaxtyping", "numpy", "pandas", "scipy", "matplotlib", "narwhals"},
+    9: {"jax", "jaxtyping", "numpy", "pandas", "matplotlib", "narwhals"},
+}
+# Slow to import or optional: only inside the functions that need them.
+LAZY = {"matplotlib", "scipy", "optax", "narwhals", "polars", "pyarrow", "openpyxl"}
+
+MAX_FILE_LINES = 600
+MAX_FUNCTION_LINES = 60
+LONG_FUNCTIONS: set[str] = set()  # "module.function", one loop of an optimiser at most
+
+
+def module_of(path: Path) -> str:
+    """Top-level module (or subpackage) of the package that a file belongs to."""
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def code_files() -> list[Path]:
+    return [
+        p for folder in ("jaxmixed", "tests", "benchmarks") for p in sorted((ROOT / folder).rglob("*.py"))
+    ]
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported_names(path: Path) -> list[tuple[str, ast.stmt]]:
+    """Absolute dotted names imported anywhere in a file, with the statements."""
+    found: list[tuple[str, ast.stmt]] = []
+    package = ("jaxmixed", *path.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            if module == "jaxmixed":  # from jaxmixed import frame
+                found += [(f"jaxmixed.{alias.name}", node) for alias in node.names]
+            else:
+                found.append((module, node))
+    return found
+
+
+def internal_imports(path: Path) -> set[str]:
+    modules = {module_of(source) for source in sources()}
+    names = {name.split(".")[1] for name, _ in imported_names(path) if name.startswith("jaxmixed.")}
+    return {name if name in modules else "__init__" for name in names} - {module_of(path)}
+
+
+def statements_in_functions(tree: ast.Module) -> set[ast.AST]:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    return {inner for node in ast.walk(tree) if isinstance(node, functions) for inner in ast.walk(node)}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
+class TestEachModule:
+    def test_it_belongs_to_a_layer(self, path):
+        assert module_of(path) in LAYERS, "register the module in LAYERS and in CONTRIBUTING.md"
+
+    def test_it_imports_only_its_own_layer_and_lower_ones(self, path):
+        layer = LAYERS[module_of(path)]
+        higher = {name: LAYERS[name] for name in internal_imports(path) if LAYERS[name] > layer}
+        assert not higher, f"layer {layer} imports upwards: {higher}"
+
+    def test_strings_and_data_frames_know_nothing_of_kernels(self, path):
+        layer = LAYERS[module_of(path)]
+        if layer not in (FORMULA_LAYER, FRAME_LAYER):
+            return
+        kernels = {name for name in internal_imports(path) if 0 < LAYERS[name] < FORMULA_LAYER}
+        assert not kernels
+
+    def test_it_imports_only_the_libraries_of_its_layer(self, path):
+        allowed = THIRD_PARTY[LAYERS[module_of(path)]] | {"jaxmixed"} | set(sys.stdlib_module_names)
+        foreign = {name.split(".")[0] for name, _ in imported_names(path)} - allowed
+        optional = {"polars", "pyarrow", "openpyxl"} if LAYERS[module_of(path)] >= FRAME_LAYER else set()
+        assert foreign <= optional
+
+    def test_slow_libraries_are_imported_in_functions_and_others_at_the_top(self, path):
+        tree = parse(path)
+        inside = {id(node) for node in statements_in_functions(tree)}
+        typing_only = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            for inner in ast.walk(node)
+        }
+        # ids differ between parses: compare by position.
+        position = {
+            (n.lineno, n.col_offset): id(n)
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Import | ast.ImportFrom)
+        }
+        for name, statement in imported_names(path):
+            node = position[statement.lineno, statement.col_offset]
+            library = name.split(".")[0]
+            if library in LAZY:
+                assert node in inside | typing_only, (
+                    f"{name} is imported at the top (line {statement.lineno})"
+                )
+            else:
+                assert node not in inside, f"{name} is imported in a function (line {statement.lineno})"
+
+    def test_it_never_runs_text_or_loads_pickles(self, path):
+        for node in ast.walk(parse(path)):
+            if not isinstance(node, ast.Call):
+                continue
+            called, line = ast.unparse(node.func), node.lineno
+            assert called not in {"eval", "exec", "compile", "__import__"}, f"{called} on line {line}"
+            assert not re.fullmatch(
+                r"(pickle|cloudpickle|dill|marshal|joblib)\.\w+|\w+\.read_pickle", called
+            ), line
+            assert not called.endswith((".eval", ".query")), f"evaluates text on line {line}"
+            if called in {"getattr", "setattr", "hasattr"}:
+                assert isinstance(node.args[1], ast.Constant), f"{called} of a computed name on line {line}"
+            unpickles = [
+                k for k in node.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"
+            ]
+            assert not unpickles, line
+
+    def test_it_never_changes_the_configuration_of_jax(self, path):
+        assert "config.update" not in path.read_text(encoding="utf-8")
+
+
+def test_the_layers_are_those_of_the_contributors_guide():
+    table = [
+        line.split("|")[1:3]
+        for line in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
+        if re.match(r"\| \d ", line)
+    ]
+    documented = {name: int(layer) for layer, names in table for name in re.findall(r"`(\w+)`", names)}
+    assert documented == {name: layer for name, layer in LAYERS.items() if name != "__main__"}
+
+
+def test_imports_have_no_cycle():
+    graph: dict[str, set[str]] = {}
+    for path in sources():
+        graph.setdefault(module_of(path), set()).update(internal_imports(path))
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, naming the cycle
+    assert set(order) == set(graph)
+
+
+@pytest.mark.parametrize("path", code_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_FILE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and f"{path.stem}.{node.name}" not in LONG_FUNCTIONS
+        ):
+            assert code_lines(node) <= MAX_FUNCTION_LINES, f"{node.name}, line {node.lineno}"
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring, which has its own duties."""
+    first = function.body[0]
+    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    docstring = first.end_lineno - first.lineno + 1 if documented else 0
+    return function.end_lineno - function.lineno + 1 - docstring
+
+
+def test_no_file_names_a_place_on_somebodys_machine():
+    places = re.compile(
+        "|".join(["/" + "work/", "/" + "root/", "/" + r"home/\w", "/" + r"Users/\w", "/" + "tmp/v11"])
+    )
+    names = [
+        "*.md",
+        "*.toml",
+        "LICENSE",
+        ".gitignore",
+        ".ci/*",
+        "*.py",
+        "*.R",
+        "*.json",
+        "*.csv",
+        "*.txt",
+        "*.toml",
+    ]
+    for folder in (".", ".ci", "jaxmixed", "tests", "benchmarks"):
+        for pattern in names:
+            for path in (ROOT / folder).glob(pattern) if folder == "." else (ROOT / folder).rglob(pattern):
+                if path.is_file():
+                    assert not places.search(path.read_text(encoding="utf-8")), path.relative_to(ROOT)
+
+
+def run_python(code: str) -> dict:
+    """What a fresh interpreter prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_import_leaves_the_configuration_of_jax_alone():
+    found = run_python(
+        "import json, jax\n"
+        "before = {k: repr(v) for k, v in jax.config.values.items()}\n"
+        "import jaxmixed\n"
+        "after = {k: repr(v) for k, v in jax.config.values.items()}\n"
+        "print(json.dumps({k: [before.get(k), after[k]] for k in after if after[k] != before.get(k)}))\n"
+    )
+    assert found == {}
+
+
+def test_import_loads_no_slow_library_and_starts_no_backend():
+    found = run_python(
+        "import json, sys, jax, pandas\n"
+        "before = set(sys.modules)\n"
+        "import jaxmixed\n"
+        "from jax._src import xla_bridge\n"
+        "new = {m for m in set(sys.modules) - before}\n"
+        "print(json.dumps({'new': sorted(new), 'backends': sorted(xla_bridge._backends)}))\n"
+    )
+    slow = ("matplotlib", "scipy", "optax", "polars", "pyarrow", "narwhals", "openpyxl", "IPython")
+    assert not [m for m in found["new"] if m.startswith(slow)]
+    assert found["backends"] == []

@@ -1,0 +1,187 @@
+"""Every covariance structure against its definition."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmixed.covariance import STRUCTURES, Covariance, covariance_structure, semidefinite_cholesky
+from jaxmixed.precision import double_precision
+
+NAMES = ("a", "b", "c", "d")
+CASES = [(name, q) for name in STRUCTURES for q in (1, 2, 3, 4)]
+
+
+@pytest.fixture(autouse=True)
+def double() -> Iterator[None]:
+    with double_precision():
+        yield
+
+
+def draw(structure: Covariance, rng: np.random.Generator) -> np.ndarray:
+    """Canonical parameters: diagonals positive."""
+    lower = np.array([bound for bound, _ in structure.bounds()])
+    return np.where(lower == 0, rng.uniform(0.3, 2, structure.num_params), rng.normal(size=structure.num_params))
+
+
+def covariance(structure: Covariance, theta: np.ndarray) -> np.ndarray:
+    T = np.asarray(structure.factor(theta))
+    return T @ T.T
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def structure(request: pytest.FixtureRequest) -> Covariance:
+    return covariance_structure(*request.param)
+
+
+def test_the_jacobian_is_the_derivative_of_the_factor(structure: Covariance, rng: np.random.Generator) -> None:
+    theta = draw(structure, rng)
+    expected = jax.jacfwd(structure.factor)(theta)
+    np.testing.assert_allclose(structure.jacobian(theta), np.moveaxis(expected, -1, 0), atol=1e-15)
+    assert structure.jacobian(theta).shape == (structure.num_params, structure.q, structure.q)
+
+
+def test_the_factor_is_linear_in_its_parameters(structure: Covariance, rng: np.random.Generator) -> None:
+    theta = rng.normal(size=structure.num_params)
+    rebuilt = np.tensordot(theta, structure.jacobian(theta), axes=1)
+    np.testing.assert_allclose(structure.factor(theta), rebuilt, atol=1e-15)
+
+
+def test_parameters_come_back_from_their_covariance(structure: Covariance, rng: np.random.Generator) -> None:
+    theta = draw(structure, rng)
+    np.testing.assert_allclose(structure.from_covariance(covariance(structure, theta)), theta, rtol=1e-10)
+
+
+def test_parameters_of_either_sign_have_one_canonical_form(structure: Covariance, rng: np.random.Generator) -> None:
+    theta = draw(structure, rng)
+    np.testing.assert_allclose(structure.from_covariance(covariance(structure, -theta)), theta, rtol=1e-10)
+
+
+def test_the_start_is_the_identity(structure: Covariance) -> None:
+    np.testing.assert_allclose(covariance(structure, structure.initial()), np.eye(structure.q), atol=1e-15)
+
+
+def test_zero_parameters_are_the_zero_covariance_and_come_back(structure: Covariance) -> None:
+    zero = np.zeros(structure.num_params)
+    np.testing.assert_array_equal(covariance(structure, zero), np.zeros((structure.q, structure.q)))
+    np.testing.assert_array_equal(structure.from_covariance(np.zeros((structure.q, structure.q))), zero)
+    assert structure.on_boundary(zero).all()
+
+
+def test_nothing_inside_is_on_the_boundary(structure: Covariance, rng: np.random.Generator) -> None:
+    assert not structure.on_boundary(draw(structure, rng)).any()
+
+
+def test_every_parameter_has_a_name_a_bound_a_scale_and_a_start(structure: Covariance) -> None:
+    k, names = structure.num_params, structure.names(NAMES[: structure.q])
+    assert len(names) == len(set(names)) == k
+    assert len(structure.bounds()) == len(structure.initial()) == k
+    assert len(structure.scales(np.ones(structure.q))) == k
+    np.testing.assert_allclose(structure.scales(np.ones(structure.q)), 1.0)
+
+
+def test_shown_elements_are_distinct_and_in_the_lower_triangle(structure: Covariance) -> None:
+    elements = structure.elements()
+    assert len(set(elements)) == len(elements) == structure.num_params
+    assert all(0 <= j <= i < structure.q for i, j in elements)
+
+
+def test_the_factor_keeps_the_dtype_of_its_parameters(structure: Covariance) -> None:
+    assert structure.factor(np.ones(structure.num_params, dtype=np.float32)).dtype == np.float32
+
+
+def test_structures_are_equal_and_hash_alike_when_their_fields_do(structure: Covariance) -> None:
+    twin = covariance_structure(structure.name, structure.q)
+    assert twin == structure
+    assert hash(twin) == hash(structure)
+    assert covariance_structure(structure.name, structure.q + 1) != structure
+
+
+def test_shapes_of_the_covariances(rng: np.random.Generator) -> None:
+    independent = covariance(covariance_structure("independent", 3), np.array([1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(independent, np.diag([1.0, 4.0, 9.0]))
+    common = covariance(covariance_structure("identity", 3), np.array([2.0]))
+    np.testing.assert_allclose(common, 4 * np.eye(3), atol=1e-15)
+    G = covariance(covariance_structure("exchangeable", 3), np.array([2.0, 0.5]))
+    np.testing.assert_allclose(np.diagonal(G), G[0, 0])
+    np.testing.assert_allclose(G[np.tril_indices(3, -1)], G[1, 0])
+    np.testing.assert_allclose(np.linalg.eigvalsh(G), [0.25, 0.25, 4.0])
+
+
+def test_unstructured_parameters_go_down_the_columns_as_in_lme4() -> None:
+    T = covariance_structure("unstructured", 3).factor(np.arange(1.0, 7.0))
+    np.testing.assert_array_equal(T, [[1, 0, 0], [2, 4, 0], [3, 5, 6]])
+    assert covariance_structure("unstructured", 2).names(("(Intercept)", "x")) == ("(Intercept)", "x.(Intercept)", "x")
+    assert covariance_structure("unstructured", 2).elements() == ((0, 0), (1, 0), (1, 1))
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_structure_of_one_effect_is_one_variance(name: str) -> None:
+    structure = covariance_structure(name, 1)
+    assert structure.num_params == 1
+    np.testing.assert_allclose(covariance(structure, np.array([3.0])), [[9.0]])
+
+
+def test_scales_follow_the_columns() -> None:
+    sizes = np.array([2.0, 8.0])
+    np.testing.assert_allclose(covariance_structure("unstructured", 2).scales(sizes), [1 / 2, 1 / 8, 1 / 8])
+    np.testing.assert_allclose(covariance_structure("independent", 2).scales(sizes), [1 / 2, 1 / 8])
+    common = 1 / np.sqrt(34.0)
+    np.testing.assert_allclose(covariance_structure("identity", 2).scales(sizes), [common])
+    np.testing.assert_allclose(covariance_structure("exchangeable", 2).scales(sizes), [common, common])
+
+
+def test_a_collapsed_column_is_on_the_boundary_as_a_whole() -> None:
+    structure = covariance_structure("unstructured", 3)
+    theta = structure.from_covariance(np.diag([1.0, 0.0, 2.0]))
+    np.testing.assert_array_equal(theta, [1, 0, 0, 0, 0, np.sqrt(2)])
+    np.testing.assert_array_equal(structure.on_boundary(theta), [False, False, False, True, True, False])
+
+
+def test_a_correlation_of_one_is_an_exact_zero_pivot() -> None:
+    structure = covariance_structure("unstructured", 2)
+    theta = structure.from_covariance(np.outer([0.3, -0.7], [0.3, -0.7]))
+    np.testing.assert_allclose(theta[:2], [0.3, -0.7], rtol=1e-14)
+    assert theta[2] == 0
+    np.testing.assert_array_equal(structure.on_boundary(theta), [False, False, True])
+
+
+@pytest.mark.parametrize(("theta", "correlation"), [((2.0, 0.0), 1.0), ((0.0, 2.0), -0.5)])
+def test_a_singular_exchangeable_covariance_is_on_the_boundary(theta: tuple[float, float], correlation: float) -> None:
+    structure = covariance_structure("exchangeable", 3)
+    G = covariance(structure, np.array(theta))
+    assert G[1, 0] / G[0, 0] == pytest.approx(correlation)
+    found = structure.from_covariance(G)
+    np.testing.assert_allclose(found, theta, atol=1e-15)
+    np.testing.assert_array_equal(structure.on_boundary(found), np.array(theta) == 0)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_variances_below_the_floor_become_exactly_zero(name: str) -> None:
+    structure = covariance_structure(name, 2)
+    G = 1e-7 * np.eye(2)
+    assert (structure.from_covariance(G, floor=1e-6) == 0).all()
+    assert (structure.from_covariance(G, floor=1e-8)[[0, -1]] > 0).all()
+
+
+@pytest.mark.parametrize("q", [1, 2, 4, 7])
+def test_the_semidefinite_factor_is_numpys_where_that_exists(q: int, rng: np.random.Generator) -> None:
+    root = rng.normal(size=(q, q))
+    G = root @ root.T + np.eye(q)
+    np.testing.assert_allclose(semidefinite_cholesky(G), np.linalg.cholesky(G), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
+def test_a_singular_matrix_has_as_many_columns_as_its_rank(rank: int, rng: np.random.Generator) -> None:
+    root = rng.normal(size=(4, rank))
+    T = semidefinite_cholesky(root @ root.T, tolerance=1e-12)
+    np.testing.assert_allclose(T @ T.T, root @ root.T, rtol=1e-10, atol=1e-12)
+    assert (T == np.tril(T)).all()
+    assert int((np.diagonal(T) > 0).sum()) == rank
+    assert (T[:, np.diagonal(T) == 0] == 0).all()
+
+
+def test_a_zero_variance_in_the_middle_leaves_the_others() -> None:
+    G = np.array([[4.0, 0.0, 2.0], [0.0, 0.0, 0.0], [2.0, 0.0, 5.0]])
+    np.testing.assert_allclose(semidefinite_cholesky(G), [[2, 0, 0], [0, 0, 0], [1, 0, 2]])

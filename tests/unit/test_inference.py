@@ -1,0 +1,317 @@
+"""Standard errors of variance parameters against the numerical Hessian of the dense likelihood, on every scale."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxmixed as jm
+from jaxmixed.inference import VarianceInference, parameter_covariance, variance_inference, variance_table
+from tests.support.dense import Array, Block, DenseModel
+from tests.support.fits import fit, quietly
+
+STEP = 1e-2
+SAME = 1e-5
+"""Relative: what Richardson extrapolation leaves of the truncation error of second differences."""
+
+METHODS = ("ml", "reml")
+
+
+@cache
+def data() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(16), 5)
+    x = rng.normal(size=80)
+    b = rng.normal(size=(16, 2)) @ np.array([[1.0, 0.4], [0.0, 0.8]])
+    h = g // 4
+    y = 1 + x + b[g, 0] + x * b[g, 1] + 1.2 * rng.normal(size=4)[h] + rng.normal(size=80)
+    return pd.DataFrame({"y": y, "x": x, "g": g, "h": h, "w": np.round(rng.uniform(0.5, 2, 80), 2)})
+
+
+MODELS: dict[str, tuple[str, str | None]] = {
+    "intercept": ("y ~ x + (1 | g)", None),
+    "slope": ("y ~ x + (x | g)", None),
+    "independent": ("y ~ x + (x || g)", None),
+    "identity": ("y ~ x + (x | g)", "identity"),
+    "exchangeable": ("y ~ x + (x | g)", "exchangeable"),
+    "two levels": ("y ~ x + (x | g) + (1 | h)", None),
+}
+
+
+@cache
+def fitted(name: str, method: str) -> tuple[jm.MixedResults, VarianceInference]:
+    formula, covariance = MODELS[name]
+    found = quietly(formula, data(), method=method, covariance=covariance, weights="w")
+    assert found.converged
+    assert not found.is_singular
+    return found, variance_inference(found.estimates)
+
+
+def dense_model(found: jm.MixedResults) -> DenseModel:
+    """Blocks in the order of the estimates' terms."""
+    d = data()
+    blocks = []
+    for term in found.estimates.terms:
+        Z = np.column_stack([np.ones(80) if name == "(Intercept)" else d[name] for name in term.names])
+        blocks.append(Block(Z, d[term.group].to_numpy()))
+    X = np.column_stack([np.ones(80), d["x"]])
+    return DenseModel(d["y"].to_numpy(), X, tuple(blocks), d["w"].to_numpy())
+
+
+def transformed(found: jm.MixedResults, vi: VarianceInference) -> Array:
+    """Parameters as log standard deviations and atanh correlations, the residual last."""
+    diagonal = np.array([i == j for _, i, j in vi.index])
+    return np.where(diagonal, np.log(np.where(diagonal, vi.sd_corr, 1)), np.arctanh(np.where(diagonal, 0, vi.sd_corr)))
+
+
+def covariances(found: jm.MixedResults, vi: VarianceInference, z: Array) -> tuple[tuple[Array, ...], float]:
+    """Absolute covariance of each term, and sigma, from those parameters."""
+    covs = []
+    for number, term in enumerate(found.estimates.terms):
+        own = {(i, j): value for (t, i, j), value in zip(vi.index, z, strict=True) if t == number}
+        q = len(term.names)
+        common = term.structure in ("identity", "exchangeable")
+        sd = np.exp([own[0, 0] if common else own[j, j] for j in range(q)])
+        correlation = np.eye(q)
+        for i in range(q):
+            for j in range(i):
+                rho = np.tanh(own.get((1, 0) if common else (i, j), 0.0))
+                correlation[i, j] = correlation[j, i] = rho
+        covs.append(correlation * np.outer(sd, sd))
+    return tuple(covs), float(np.exp(z[-1]))
+
+
+def numerical_hessian(function: Callable[[Array], float], x: Array) -> Array:
+    def differences(h: float) -> Array:
+        k = len(x)
+        E, H = h * np.eye(k), np.empty((k, k))
+        for a in range(k):
+            for b in range(a + 1):
+                corners = [function(x + s * E[a] + t * E[b]) * s * t for s in (1, -1) for t in (1, -1)]
+                H[a, b] = H[b, a] = sum(corners) / (4 * h * h)
+        return H
+
+    return (4 * differences(STEP / 2) - differences(STEP)) / 3
+
+
+@cache
+def oracle(name: str, method: str) -> Array:
+    """Covariance of (log sd, atanh corr, log sigma): the inverse of minus the Hessian of the log-likelihood."""
+    found, vi = fitted(name, method)
+    model = dense_model(found)
+
+    def loglik(z: Array) -> float:
+        covs, sigma = covariances(found, vi, z)
+        return model.loglik(covs, sigma, method)  # type: ignore[arg-type]
+
+    z = transformed(found, vi)
+    assert loglik(z) == pytest.approx(found.llf, rel=1e-9)
+    return np.linalg.inv(-numerical_hessian(loglik, z))
+
+
+each = pytest.mark.parametrize(("name", "method"), [(name, method) for name in MODELS for method in METHODS])
+
+
+def close(found: Array, expected: Array) -> None:
+    scale = np.sqrt(np.outer(np.diagonal(expected), np.diagonal(expected)))
+    np.testing.assert_allclose(found / scale, expected / scale, atol=SAME)
+
+
+@each
+def test_the_covariance_on_the_log_and_atanh_scale_is_that_of_the_dense_likelihood(name: str, method: str) -> None:
+    _, vi = fitted(name, method)
+    close(vi.log_covariance, oracle(name, method))
+
+
+@each
+def test_standard_deviations_and_correlations_follow_by_the_delta_method(name: str, method: str) -> None:
+    _, vi = fitted(name, method)
+    diagonal = np.array([i == j for _, i, j in vi.index])
+    slope = np.where(diagonal, vi.sd_corr, 1 - vi.sd_corr**2)
+    close(vi.sd_corr_covariance, oracle(name, method) * np.outer(slope, slope))
+
+
+@each
+def test_variances_and_covariances_follow_by_the_delta_method(name: str, method: str) -> None:
+    found, vi = fitted(name, method)
+
+    def values(z: Array) -> Array:
+        covs, sigma = covariances(found, vi, z)
+        return np.array([*(covs[number][i, j] for number, i, j in vi.index[:-1]), sigma**2])
+
+    z, h = transformed(found, vi), 1e-6
+    np.testing.assert_allclose(values(z), vi.values, rtol=1e-10)
+    J = np.column_stack([(values(z + e) - values(z - e)) / (2 * h) for e in h * np.eye(len(z))])
+    close(vi.covariance, J @ oracle(name, method) @ J.T)
+
+
+@each
+def test_values_are_those_of_the_terms(name: str, method: str) -> None:
+    found, vi = fitted(name, method)
+    for (number, i, j), value, shown in zip(vi.index[:-1], vi.values, vi.sd_corr, strict=False):
+        cov = found.estimates.terms[number].cov
+        assert value == pytest.approx(cov[i, j], rel=1e-12)
+        expected = np.sqrt(cov[i, i]) if i == j else cov[i, j] / np.sqrt(cov[i, i] * cov[j, j])
+        assert shown == pytest.approx(expected, rel=1e-12)
+    assert vi.index[-1] == (-1, 0, 0)
+    assert vi.values[-1] == pytest.approx(found.sigma**2, rel=1e-14)
+    assert vi.sd_corr[-1] == pytest.approx(found.sigma, rel=1e-14)
+    assert not vi.on_boundary.any()
+
+
+def test_parameters_are_listed_columnwise_term_by_term() -> None:
+    _, vi = fitted("two levels", "reml")
+    assert vi.index == ((0, 0, 0), (0, 1, 0), (0, 1, 1), (1, 0, 0), (-1, 0, 0))
+    _, vi = fitted("independent", "reml")
+    assert vi.index == ((0, 0, 0), (0, 1, 1), (-1, 0, 0))
+    _, vi = fitted("identity", "reml")
+    assert vi.index == ((0, 0, 0), (-1, 0, 0))
+    _, vi = fitted("exchangeable", "reml")
+    assert vi.index == ((0, 0, 0), (1, 0), (-1, 0, 0))[:1] + ((0, 1, 0), (-1, 0, 0))
+
+
+def test_the_covariance_of_the_parameters_is_symmetric_and_positive_definite() -> None:
+    found, _ = fitted("two levels", "ml")
+    C = parameter_covariance(found.estimates)
+    assert C.shape == (5, 5)
+    np.testing.assert_allclose(C, C.T, rtol=1e-10)
+    assert np.linalg.eigvalsh(C)[0] > 0
+
+
+def test_balanced_one_way_standard_errors_have_their_closed_form() -> None:
+    m, k = 12, 4
+    rng = np.random.default_rng(1)
+    y = rng.normal(size=(m, k)) + rng.normal(size=(m, 1))
+    found = quietly("y ~ 1 + (1 | g)", pd.DataFrame({"y": y.ravel(), "g": np.repeat(np.arange(m), k)}))
+    vi = variance_inference(found.estimates)
+    within = found.sigma**2
+    between = within + k * found.estimates.terms[0].cov[0, 0]
+    # Two independent mean squares with m (k - 1) and m - 1 degrees of freedom.
+    var_within, var_between = 2 * within**2 / (m * (k - 1)), 2 * between**2 / (m - 1)
+    expected = [[(var_between + var_within) / k**2, -var_within / k], [-var_within / k, var_within]]
+    np.testing.assert_allclose(vi.covariance, expected, rtol=1e-8)
+
+
+# The boundary
+
+
+def zero_variance() -> jm.MixedResults:
+    rng = np.random.default_rng(2)
+    y = rng.normal(size=(10, 5))
+    y -= 0.9 * y.mean(axis=1, keepdims=True)
+    found = quietly("y ~ 1 + (1 | g)", pd.DataFrame({"y": y.ravel(), "g": np.repeat(np.arange(10), 5)}))
+    assert found.theta[0] == 0
+    return found
+
+
+def test_a_zero_variance_has_no_standard_error_and_the_residual_that_of_the_linear_model() -> None:
+    found = zero_variance()
+    vi = variance_inference(found.estimates)
+    assert vi.on_boundary.tolist() == [True, False]
+    assert vi.values[0] == 0
+    for covariance in (vi.covariance, vi.sd_corr_covariance, vi.log_covariance):
+        assert np.isnan(covariance[0]).all()
+        assert np.isnan(covariance[:, 0]).all()
+    df = 49
+    assert vi.covariance[1, 1] == pytest.approx(2 * found.sigma**4 / df, rel=1e-10)
+    assert vi.log_covariance[1, 1] == pytest.approx(1 / (2 * df), rel=1e-10)
+
+
+@cache
+def perfectly_correlated() -> jm.MixedResults:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        g = np.repeat(np.arange(12), 5)
+        x = rng.normal(size=60)
+        b = rng.normal(size=12)[g]
+        d = pd.DataFrame({"y": b * (1 + 2 * x) + rng.normal(size=60), "x": x, "g": g})
+        found = quietly("y ~ 1 + (x | g)", d)
+        if found.is_singular:
+            return found
+    raise AssertionError("none of the seeds gave a correlation of one")
+
+
+def test_a_correlation_of_one_has_no_standard_error_and_the_variances_keep_theirs() -> None:
+    found = perfectly_correlated()
+    vi = variance_inference(found.estimates)
+    assert vi.on_boundary.tolist() == [False, True, False, False]
+    assert vi.sd_corr[1] == pytest.approx(1.0, abs=1e-12)
+    assert abs(vi.sd_corr[1]) <= 1
+    for covariance in (vi.sd_corr_covariance, vi.log_covariance):
+        assert np.isnan(covariance[1]).all()
+        inside = covariance[np.ix_([0, 2, 3], [0, 2, 3])]
+        assert np.linalg.eigvalsh(inside)[0] > 0
+
+
+def test_tables_on_the_boundary_have_nan_and_raise_no_warning() -> None:
+    for found in (zero_variance(), perfectly_correlated()):
+        vi = variance_inference(found.estimates)
+        table = pd.DataFrame(variance_table(vi, found.estimates))
+        held = vi.on_boundary
+        assert table.loc[held, "sd_or_corr_std_error"].isna().all()
+        assert table.loc[held, ["sd_or_corr_conf_low", "sd_or_corr_conf_high"]].isna().all(axis=None)
+        assert table.loc[~held, "std_error"].notna().all()
+        assert table["estimate"].notna().all()
+
+
+# Tables
+
+
+def table(found: jm.MixedResults, **options: Any) -> pd.DataFrame:
+    return pd.DataFrame(variance_table(variance_inference(found.estimates), found.estimates, **options))
+
+
+def test_the_table_has_the_columns_of_the_contract_and_the_residual_last() -> None:
+    found, _ = fitted("two levels", "reml")
+    shown = table(found)
+    assert shown["group"].tolist() == ["g", "g", "g", "h", "Residual"]
+    assert shown["effect"].tolist()[:4] == ["(Intercept)", "(Intercept)", "x", "(Intercept)"]
+    assert [value if isinstance(value, str) else None for value in shown["effect2"]] == [None, "x", None, None, None]
+    assert set(shown.columns) == {
+        *("group", "effect", "effect2", "estimate", "std_error", "conf_low", "conf_high"),
+        *("sd_or_corr", "sd_or_corr_std_error", "sd_or_corr_conf_low", "sd_or_corr_conf_high"),
+    }
+
+
+@pytest.mark.parametrize(("level", "z"), [(0.95, 1.959963984540054), (0.9, 1.6448536269514722)])
+def test_intervals_are_symmetric_on_the_scales_of_stata(level: float, z: float) -> None:
+    found, vi = fitted("two levels", "ml")
+    shown = table(found, level=level)
+    half = z * np.sqrt(np.diagonal(vi.log_covariance))
+    variance = np.array([i == j for _, i, j in vi.index])
+    for column, power in (("estimate", 2), ("sd_or_corr", 1)):
+        prefix = "" if column == "estimate" else "sd_or_corr_"
+        low, high = (shown.loc[variance, f"{prefix}conf_{end}"].to_numpy(dtype=float) for end in ("low", "high"))
+        estimate = shown.loc[variance, column].to_numpy(dtype=float)
+        np.testing.assert_allclose(np.log(high / estimate), power * half[variance], rtol=1e-12)
+        np.testing.assert_allclose(np.log(estimate / low), power * half[variance], rtol=1e-12)
+    row = shown.loc[1]
+    assert np.arctanh(row["sd_or_corr_conf_high"]) - np.arctanh(row["sd_or_corr"]) == pytest.approx(half[1])
+    assert row["conf_high"] - row["estimate"] == pytest.approx(z * row["std_error"])
+    assert row["estimate"] - row["conf_low"] == pytest.approx(z * row["std_error"])
+
+
+def test_common_variances_are_named_by_all_their_effects() -> None:
+    found, _ = fitted("exchangeable", "reml")
+    shown = table(found)
+    assert shown["effect"].tolist()[:2] == ["(Intercept) x", "(Intercept) x"]
+    assert shown["effect2"].tolist()[1] == "(Intercept) x"
+
+
+def test_sleepstudy_by_maximum_likelihood_has_published_standard_errors() -> None:
+    """Against profile curvature by finite differences of the fit's own criterion at a coarse step."""
+    found = fit("sleepstudy", "Reaction ~ Days + (Days | Subject)", "ml")
+    vi = variance_inference(found.estimates)
+    d = jm.datasets.load("sleepstudy")
+    Z = np.column_stack([np.ones(180), d["Days"]])
+    model = DenseModel(d["Reaction"].to_numpy(), Z, (Block(Z, pd.factorize(d["Subject"])[0].astype(np.int64)),))
+
+    def loglik(z: Array) -> float:
+        covs, sigma = covariances(found, vi, z)
+        return model.loglik(covs, sigma, "ml")
+
+    expected = np.linalg.inv(-numerical_hessian(loglik, transformed(found, vi)))
+    close(vi.log_covariance, expected)

@@ -1,0 +1,181 @@
+"""Small-matrix kernels against NumPy and JAX's own factorisations, with their derivatives."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmixed import linalg
+from jaxmixed.linalg import inverse_and_logdet, solve_shifted
+from jaxmixed.precision import double_precision
+
+ROUNDING = 1e-11
+"""Relative; the matrices' condition numbers are below 1e3."""
+
+
+@pytest.fixture(autouse=True)
+def double() -> Iterator[None]:
+    with double_precision():
+        yield
+
+
+def positive_definite(rng: np.random.Generator, q: int, m: int) -> np.ndarray:
+    """Batch of well-conditioned symmetric matrices, batch axis last."""
+    root = rng.normal(size=(m, q, q))
+    return np.moveaxis(root @ root.transpose(0, 2, 1) + q * np.eye(q), 0, -1)
+
+
+def lapack(M: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same two results from JAX's own routines, batch axis first."""
+    return jnp.linalg.inv(M), jnp.linalg.slogdet(M)[1]
+
+
+@pytest.mark.parametrize("q", range(1, 13))
+def test_the_inverse_and_log_determinant_are_those_of_numpy(q: int, rng: np.random.Generator) -> None:
+    M = positive_definite(rng, q, 5)
+    inverse, logdet = jax.jit(inverse_and_logdet)(M)
+    first = np.moveaxis(M, -1, 0)
+    np.testing.assert_allclose(np.moveaxis(inverse, -1, 0), np.linalg.inv(first), rtol=ROUNDING, atol=1e-13)
+    np.testing.assert_allclose(logdet, np.linalg.slogdet(first)[1], rtol=ROUNDING)
+
+
+@pytest.mark.parametrize("q", [1, 3, 8, 9, 12])
+def test_a_single_matrix_gives_what_it_gives_in_a_batch(q: int, rng: np.random.Generator) -> None:
+    M = positive_definite(rng, q, 3)
+    batch_inverse, batch_logdet = inverse_and_logdet(M)
+    inverse, logdet = inverse_and_logdet(M[:, :, 1])
+    assert inverse.shape == (q, q)
+    assert logdet.shape == ()
+    np.testing.assert_allclose(inverse, batch_inverse[:, :, 1], rtol=1e-14, atol=1e-16)
+    np.testing.assert_allclose(logdet, batch_logdet[1], rtol=1e-14)
+
+
+def test_matrices_of_order_zero_have_determinant_one() -> None:
+    inverse, logdet = inverse_and_logdet(np.zeros((0, 0)))
+    assert inverse.shape == (0, 0)
+    assert logdet == 0
+
+
+@pytest.mark.parametrize("q", [2, 4, 10])
+def test_first_and_second_derivatives_are_those_of_jax_linear_algebra(q: int, rng: np.random.Generator) -> None:
+    M = positive_definite(rng, q, 1)[:, :, 0]
+    direction = positive_definite(rng, q, 1)[:, :, 0] / q
+    weights = rng.normal(size=(q, q))
+
+    def along(factorise):  # type: ignore[no-untyped-def]
+        def value(t: jax.Array) -> jax.Array:
+            inverse, logdet = factorise(M + t * direction)
+            return jnp.sum(weights * inverse) + logdet
+
+        return jax.jit(lambda t: (value(t), jax.grad(value)(t), jax.grad(jax.grad(value))(t)))(0.1)
+
+    np.testing.assert_allclose(along(inverse_and_logdet), along(lapack), rtol=1e-10)
+
+
+def test_the_gradient_of_a_batch_is_that_of_jax_linear_algebra(rng: np.random.Generator) -> None:
+    M = positive_definite(rng, 3, 4)
+    A, b = rng.normal(size=(3, 3, 4)), rng.normal(size=4)
+
+    def ours(M: jax.Array) -> jax.Array:
+        inverse, logdet = inverse_and_logdet(M)
+        return jnp.sum(A * inverse) + jnp.sum(b * logdet)
+
+    def theirs(M: jax.Array) -> jax.Array:
+        inverse, logdet = lapack(jnp.moveaxis(M, -1, 0))
+        return jnp.sum(jnp.moveaxis(jnp.asarray(A), -1, 0) * inverse) + jnp.sum(b * logdet)
+
+    np.testing.assert_allclose(jax.grad(ours)(M), jax.grad(theirs)(M), rtol=1e-10, atol=1e-12)
+
+
+def test_derivatives_are_limits_of_differences(rng: np.random.Generator) -> None:
+    M, dM = (positive_definite(rng, 4, 2) for _ in range(2))
+    (_, _), (d_inverse, d_logdet) = jax.jvp(inverse_and_logdet, (M,), (dM,))
+    h = 1e-5
+    above, below = inverse_and_logdet(M + h * dM), inverse_and_logdet(M - h * dM)
+    np.testing.assert_allclose(d_inverse, (above[0] - below[0]) / (2 * h), rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(d_logdet, (above[1] - below[1]) / (2 * h), rtol=1e-7)
+
+
+def test_vmap_equals_a_loop(rng: np.random.Generator) -> None:
+    stack = np.stack([positive_definite(rng, 3, 4) for _ in range(3)])
+    inverses, logdets = jax.vmap(inverse_and_logdet)(stack)
+    for M, inverse, logdet in zip(stack, inverses, logdets, strict=True):
+        alone = inverse_and_logdet(M)
+        np.testing.assert_allclose(inverse, alone[0], rtol=1e-14, atol=1e-16)
+        np.testing.assert_allclose(logdet, alone[1], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "M",
+    [
+        [[-1.0]],
+        [[1.0, 2.0], [2.0, 1.0]],
+        [[-1.0, 0.0], [0.0, -1.0]],
+        [[2.0, 0.0, 0.0], [0.0, 3.0, 4.0], [0.0, 4.0, 5.0]],
+        [[np.nan, 0.0], [0.0, 1.0]],
+    ],
+)
+def test_an_indefinite_matrix_yields_nan_and_raises_nothing(M: list[list[float]]) -> None:
+    assert np.isnan(inverse_and_logdet(np.array(M))[1])
+
+
+def test_a_large_indefinite_matrix_yields_nan_too(rng: np.random.Generator) -> None:
+    M = positive_definite(rng, 12, 1)[:, :, 0]
+    M[7, 7] = -1.0
+    assert np.isnan(inverse_and_logdet(M)[1])
+
+
+def test_a_singular_matrix_has_no_finite_log_determinant() -> None:
+    assert not np.isfinite(inverse_and_logdet(np.ones((2, 2)))[1])
+
+
+def test_one_indefinite_member_leaves_the_rest_of_the_batch_alone(rng: np.random.Generator) -> None:
+    M = positive_definite(rng, 3, 4)
+    M[:, :, 2] = -np.eye(3)
+    inverse, logdet = inverse_and_logdet(M)
+    others = [0, 1, 3]
+    assert np.isnan(logdet[2])
+    np.testing.assert_allclose(logdet[np.array(others)], np.linalg.slogdet(np.moveaxis(M[:, :, others], -1, 0))[1])
+    assert np.isfinite(inverse[:, :, np.array(others)]).all()
+
+
+def test_products_and_transposes_act_on_each_matrix(rng: np.random.Generator) -> None:
+    a, b = rng.normal(size=(2, 3, 5)), rng.normal(size=(3, 4, 5))
+    np.testing.assert_allclose(linalg.matmul(a, b), np.einsum("ijm,jkm->ikm", a, b), rtol=1e-13)
+    np.testing.assert_array_equal(linalg.transpose(a), np.einsum("ijm->jim", a))
+
+
+def test_the_identity_has_the_dtype_asked_for() -> None:
+    one = linalg.identity(3, jnp.float32)
+    assert one.shape == (3, 3, 1)
+    assert one.dtype == jnp.float32
+    np.testing.assert_array_equal(one[:, :, 0], np.eye(3))
+
+
+def test_float32_stays_float32() -> None:
+    inverse, logdet = inverse_and_logdet(np.eye(3, dtype=np.float32))
+    assert inverse.dtype == logdet.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 8, 9, 12])
+def test_solve_shifted_solves_the_shifted_system(k: int, rng: np.random.Generator) -> None:
+    H, g, shift = positive_definite(rng, k, 1)[:, :, 0], rng.normal(size=k), 0.7
+    x, pivot = solve_shifted(H, g, shift)
+    np.testing.assert_allclose(x, np.linalg.solve(H + shift * np.eye(k), g), rtol=ROUNDING)
+    expected = np.diagonal(np.linalg.cholesky(H + shift * np.eye(k))).min() ** 2
+    np.testing.assert_allclose(pivot, expected, rtol=ROUNDING)
+
+
+@pytest.mark.parametrize("k", [2, 10])
+@pytest.mark.parametrize("shift", [0.0, 1.9, 2.1, 5.0])
+def test_the_smallest_pivot_is_positive_exactly_when_the_matrix_is_positive_definite(k: int, shift: float) -> None:
+    H = np.eye(k)
+    H[-1, -1] = -2.0
+    _, pivot = solve_shifted(H, np.ones(k), shift)
+    assert (pivot > 0) == (shift > 2)
+
+
+def test_a_matrix_of_nan_has_no_positive_pivot() -> None:
+    assert not solve_shifted(np.full((3, 3), np.nan), np.ones(3), 1.0)[1] > 0
