@@ -1,0 +1,52 @@
+"""A warm fit of the sleep study, the whole call with the formula, against the peers; its optimisation."""
+
+import statistics
+
+import pandas as pd
+
+from benchmarks.peers import PEERS, Problem, absent, available
+from benchmarks.stages import stage_table
+from benchmarks.timing import interleave, milliseconds, paired_ratio, table
+
+
+def sleepstudy() -> Problem:
+    """Reaction times of 18 subjects over ten days; the subject is text, as in most files."""
+    import jaxmixed as jm
+
+    data = pd.DataFrame(jm.datasets.load("sleepstudy"))[["Reaction", "Days", "Subject"]]
+    return Problem("sleepstudy", data.astype({"Subject": str}), "Reaction ~ Days", "Days", "Subject")
+
+
+def run(rounds: int = 60) -> str:
+    """Table of median times, ratios to jaxmixed within rounds, and log-likelihoods reached."""
+    problem, found = sleepstudy(), available()
+    fits = {name: PEERS[name](problem) for name in found}
+    loglik = {name: fit() for name, fit in fits.items()}
+    seconds = interleave(fits, rounds, warmup=3)
+    best = max(loglik.values())
+    rows = [
+        [
+            f"{name} {found[name]}",
+            milliseconds(statistics.median(seconds[name])),
+            milliseconds(min(seconds[name])),
+            f"{paired_ratio(seconds[name], seconds['jaxmixed']):.2f}",
+            f"{loglik[name]:.10f}",
+            f"{best - loglik[name]:.1e}",
+        ]
+        for name in sorted(found, key=lambda name: statistics.median(seconds[name]))
+    ]
+    header = ["package", "median ms", "fastest ms", "× jaxmixed", "log-likelihood", "below the best"]
+    lines = [
+        f"`{problem.formula}`, REML, {len(problem.data)} rows: the whole call, from formula and data to",
+        f"the fitted model, warm, in one process (lme4 in R beside it), {rounds} interleaved rounds.",
+        "",
+        table(header, rows),
+        *(["", absent(found)] if absent(found) else []),
+        "",
+        stage_table(fits["jaxmixed"], rounds),
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(run())
