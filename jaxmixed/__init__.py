@@ -1,7 +1,7 @@
 """Gaussian mixed models (multilevel, hierarchical linear models) as differentiable, compiled JAX.
 
-Names are loaded when they are first used, so that ``import jaxmixed`` itself takes a few milliseconds and imports
-neither JAX nor pandas.
+Names are loaded when they are first used, so that ``import jaxmixed`` itself takes a few milliseconds and
+imports neither JAX nor pandas.
 """
 
 from importlib import import_module

@@ -1,10 +1,10 @@
 r"""Well-conditioned coordinates of the fixed-effects columns and the response.
 
-Cross-products square the condition number of the data, so nothing is multiplied before it is centred: the columns
-of X are centred on their means (when X has a constant column) and orthonormalised by a triangular matrix, which also
-finds the columns that are linear combinations of earlier ones; the response is replaced by its least-squares residual,
-twice, and brought to unit size by a power of two. What was removed is remembered, so estimates and criteria are those
-of the data as given.
+Cross-products square the condition number of the data, so nothing is multiplied before it is centred: the
+columns of X are centred on their means (when X has a constant column) and orthonormalised by a triangular
+matrix, which also finds the columns that are linear combinations of earlier ones; the response is replaced by
+its least-squares residual, twice, and brought to unit size by a power of two. What was removed is remembered,
+so estimates and criteria are those of the data as given.
 """
 
 from collections.abc import Iterator
@@ -13,19 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmixed.errors import DesignError
+from jaxmixed.linalg import qr_triangle
 
 BLOCK_ROWS = 1 << 15
 """Rows visited at a time: a block of a few columns stays in the processor's cache."""
 
 RANK_TOLERANCE = 1e-10
-"""A column whose part orthogonal to the earlier ones is smaller than this, relative to its centred size, is aliased."""
+"""A column whose part orthogonal to the earlier ones is smaller than this, relative to its centred size, is
+aliased."""
 
 EXACT_FIT = 1e-13
 """A residual this small, relative to the centred response, is rounding."""
 
 
 WELL_CONDITIONED = 1e-4
-"""Smallest eigenvalue of unit-diagonal cross-products whose Cholesky factor serves instead of a QR decomposition."""
+"""Smallest eigenvalue of unit-diagonal cross-products whose Cholesky factor serves instead of a QR
+decomposition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,8 @@ def _centred_blocks(X: np.ndarray, shift: np.ndarray, weights: np.ndarray | None
 def _triangular_factor(X: np.ndarray, shift: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Upper triangle R with ``R'R`` the cross-products of the centred, weighted columns.
 
-    By Cholesky where there are many rows and the columns are far from collinear, otherwise by Householder's QR
-    decomposition, block by block.
+    By Cholesky where there are many rows and the columns are far from collinear, otherwise by Householder's
+    QR decomposition, block by block.
     """
     p = X.shape[1]
     if len(X) > BLOCK_ROWS:
@@ -114,14 +117,15 @@ def _triangular_factor(X: np.ndarray, shift: np.ndarray, weights: np.ndarray | N
             unit = products / np.outer(sizes, sizes)
             if np.linalg.eigvalsh(unit).min(initial=1.0) > WELL_CONDITIONED:
                 return np.linalg.cholesky(unit).T * sizes
-    factors = [np.linalg.qr(block, mode="r") for block in _centred_blocks(X, shift, weights)]
-    return factors[0] if len(factors) == 1 else np.linalg.qr(np.concatenate(factors), mode="r")
+    factors = [qr_triangle(block) for block in _centred_blocks(X, shift, weights)]
+    return factors[0] if len(factors) == 1 else qr_triangle(np.concatenate(factors))
 
 
 def _independent_columns(R: np.ndarray, floors: np.ndarray) -> np.ndarray:
     """Columns of a triangular factor that are not combinations of earlier ones.
 
-    Orthogonalised in the user's order rather than by pivoting, so that the later column is always the one dropped.
+    Orthogonalised in the user's order rather than by pivoting, so that the later column is always the one
+    dropped.
     """
     if R.shape[0] == R.shape[1] and (np.abs(np.diagonal(R)) > floors).all():
         return np.arange(R.shape[1])
@@ -159,7 +163,7 @@ def _constant_column(X: np.ndarray) -> int | None:
 def _project(
     residual: np.ndarray, X: np.ndarray, weights: np.ndarray | None, columns: ColumnBasis
 ) -> np.ndarray:
-    """Least-squares coefficients of `residual` on the standardised columns; they are removed from it, in place."""
+    """Least-squares coefficients of `residual` on the standardised columns; they are removed, in place."""
     coefficients = np.zeros(len(columns.keep))
     blocks = list(row_blocks(len(X)))
     whole = columns.standardise(X, blocks[0]) if len(blocks) == 1 else None
@@ -206,7 +210,7 @@ def column_basis(X: np.ndarray, weights: np.ndarray | None) -> ColumnBasis:
     aliased: tuple[int, ...] = ()
     if len(keep) < p_full:
         aliased = tuple(np.setdiff1d(np.arange(p_full), keep).tolist())
-        R, shift = np.linalg.qr(R[:, keep], mode="r"), shift[keep]
+        R, shift = qr_triangle(R[:, keep]), shift[keep]
     basis = R
     if constant is not None:  # undo the centring: X_j = Xc_j + shift_j * (constant column / its value)
         at = int(np.searchsorted(keep, constant))
@@ -259,13 +263,14 @@ def fixed_basis(y: np.ndarray, X: np.ndarray, weights: np.ndarray | None) -> Fix
     constant = _constant_column(X)
     mean = float(np.mean(y)) if constant is not None else 0.0
     residual = y - mean
-    centred_size = np.sqrt(residual @ residual / n)
+    centred_size = float(np.sqrt(residual @ residual / n))
     coefficients = _project(residual, X, weights, columns)
-    size = np.sqrt(residual @ residual / n)
+    size = float(np.sqrt(residual @ residual / n))
     if size <= max(EXACT_FIT * centred_size, 4 * np.finfo(float).eps * abs(mean)):
         raise DesignError(
-            "The residual variance is zero: the response is an exact linear function of the fixed effects, so the "
-            "likelihood is unbounded. Check that the response, or a copy of it, is not among the predictors."
+            "The residual variance is zero: the response is an exact linear function of the fixed effects, "
+            "so the likelihood is unbounded. Check that the response, or a copy of it, is not among the "
+            "predictors."
         )
     scale = _power_of_two(size)
     residual /= scale

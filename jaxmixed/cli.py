@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import IO, Any
 
 from jaxmixed import __version__
+from jaxmixed.errors import JaxMixedError, JaxMixedWarning, printable
 
 _SPINNER_AFTER = 0.5
 _SPINNER = "|/-\\"
@@ -186,13 +187,13 @@ def _package(name: str) -> ModuleType:
 def _reason(problem: Exception) -> str:
     """One line that says what went wrong."""
     lines = str(problem).strip().splitlines() or [type(problem).__name__]
-    if isinstance(problem, _package("errors").JaxMixedError | OSError):
+    if isinstance(problem, JaxMixedError | OSError):
         text = lines[0]
     elif isinstance(problem, MemoryError):
         text = f"out of memory: {lines[0]}"
     else:
         text = f"internal error ({type(problem).__name__}): {lines[0]}; run again with --debug and report it"
-    return _package("formatting").printable(text)
+    return printable(text)
 
 
 def _datasets(arguments: argparse.Namespace) -> None:
@@ -233,9 +234,8 @@ def _fit(arguments: argparse.Namespace) -> None:
         print(result.summary(scale=arguments.scale, level=arguments.level))
     if to_stdout or arguments.quiet:
         # The summary would have said these.
-        base = _package("errors").JaxMixedWarning
-        for message in dict.fromkeys(str(item.message) for item in caught if issubclass(item.category, base)):
-            print(f"jaxmixed: warning: {_package('formatting').printable(message)}", file=sys.stderr)
+        for message in dict.fromkeys(str(item.message) for item in caught if issubclass(item.category, JaxMixedWarning)):
+            print(f"jaxmixed: warning: {printable(message)}", file=sys.stderr)
     for option, path in outputs.items():
         _WRITERS[option](result, path, arguments)
 

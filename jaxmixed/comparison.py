@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed._distributions import chi2_p_value
-from jaxmixed.errors import ConvergenceWarning, DataError, DesignError
-from jaxmixed.formatting import p_phrase, printable, wrapped
+from jaxmixed.errors import ConvergenceWarning, DataError, DesignError, printable
+from jaxmixed.formatting import p_phrase, wrapped
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates

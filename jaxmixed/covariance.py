@@ -1,9 +1,10 @@
 r"""Random-effects covariance structures: from free parameters to a relative factor.
 
-A term's random effects have covariance :math:`\sigma^2 G`, :math:`G = T T'`. Every structure here makes the factor
-linear in its free parameters, :math:`T(\theta) = \sum_a \theta_a E_a`, with signed diagonals: the likelihood is even
-in the sign of each column, so a variance of zero is an interior point of the parameter space and needs no bound
-(Bates et al. 2015, Journal of Statistical Software 67(1), section 3, for the relative factor).
+A term's random effects have covariance :math:`\sigma^2 G`, :math:`G = T T'`. Every structure here makes the
+factor linear in its free parameters, :math:`T(\theta) = \sum_a \theta_a E_a`, with signed diagonals: the
+likelihood is even in the sign of each column, so a variance of zero is an interior point of the parameter
+space and needs no bound (Bates et al. 2015, Journal of Statistical Software 67(1), section 3, for the
+relative factor).
 
 A new structure is a frozen dataclass with the methods of :class:`Covariance`.
 """
@@ -17,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
+
+from jaxmixed.linalg import qr_triangle
 
 PIVOT_TOLERANCE = 1e-14
 """A pivot this small, relative to its diagonal element, is rounding."""
@@ -73,11 +76,13 @@ class Covariance(Protocol):
         ...
 
     @abstractmethod
-    def from_covariance(self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0) -> np.ndarray:
+    def from_covariance(
+        self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> np.ndarray:
         """Canonical parameters (non-negative diagonals) whose covariance is `G`.
 
-        A variance, or a pivot given the effects before it, that is at most ``max(tolerance * G[j, j], floor)`` becomes
-        exactly zero.
+        A variance, or a pivot given the effects before it, that is at most ``max(tolerance * G[j, j],
+        floor)`` becomes exactly zero.
         """
         ...
 
@@ -134,8 +139,10 @@ def _roots(variances: np.ndarray, floor: float) -> np.ndarray:
     return np.sqrt(np.where(variances > floor, variances, 0.0))
 
 
-def semidefinite_cholesky(G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0) -> np.ndarray:
-    """Lower Cholesky factor of a positive *semi*definite matrix, with exact zero columns where a pivot vanishes.
+def semidefinite_cholesky(
+    G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+) -> np.ndarray:
+    """Lower Cholesky factor of a positive *semi*definite matrix, its columns exactly zero where a pivot is.
 
     Parameters
     ----------
@@ -190,7 +197,7 @@ class Unstructured(_Linear):
         return (rows == columns).astype(float)
 
     def from_factor(self, factor: np.ndarray) -> np.ndarray:
-        triangle = np.linalg.qr(factor.T, mode="r").T  # the factor's rows are turned, their products never formed
+        triangle = qr_triangle(factor.T).T  # the factor's rows are turned, their products never formed
         pivots = np.diagonal(triangle)
         if (np.abs(pivots) <= 1e-12 * np.sqrt((factor * factor).sum(axis=1))).any():
             return self.from_covariance(factor @ factor.T)
@@ -201,9 +208,13 @@ class Unstructured(_Linear):
 
     def names(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         rows, cols = self._positions()
-        return tuple(columns[i] if i == j else f"{columns[i]}.{columns[j]}" for i, j in zip(rows, cols, strict=True))
+        return tuple(
+            columns[i] if i == j else f"{columns[i]}.{columns[j]}" for i, j in zip(rows, cols, strict=True)
+        )
 
-    def from_covariance(self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0) -> np.ndarray:
+    def from_covariance(
+        self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> np.ndarray:
         return semidefinite_cholesky(G, tolerance, floor)[self._positions()]
 
     def on_boundary(self, theta: np.ndarray) -> np.ndarray:
@@ -238,7 +249,9 @@ class Independent(_Linear):
     def names(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         return columns
 
-    def from_covariance(self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0) -> np.ndarray:
+    def from_covariance(
+        self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> np.ndarray:
         return _roots(np.diag(G), floor)
 
     def elements(self) -> tuple[tuple[int, int], ...]:
@@ -266,7 +279,9 @@ class Identity(_Linear):
     def names(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         return (" ".join(columns),)
 
-    def from_covariance(self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0) -> np.ndarray:
+    def from_covariance(
+        self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> np.ndarray:
         return _roots(np.mean(np.diag(G), keepdims=True), floor)
 
     def elements(self) -> tuple[tuple[int, int], ...]:
@@ -277,8 +292,8 @@ class Identity(_Linear):
 class Exchangeable(_Linear):
     r"""One common variance and one common covariance (compound symmetry).
 
-    The factor is the symmetric root, :math:`T = \theta_1 \bar J + \theta_2 (I - \bar J)` with :math:`\bar J` the
-    averaging matrix, whose squared parameters are the two eigenvalues of G.
+    The factor is the symmetric root, :math:`T = \theta_1 \bar J + \theta_2 (I - \bar J)` with :math:`\bar J`
+    the averaging matrix, whose squared parameters are the two eigenvalues of G.
     """
 
     name = "exchangeable"
@@ -300,7 +315,9 @@ class Exchangeable(_Linear):
         label = " ".join(columns)
         return (f"mean({label})", f"contrasts({label})")
 
-    def from_covariance(self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0) -> np.ndarray:
+    def from_covariance(
+        self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> np.ndarray:
         total, trace = G.sum() / self.q, np.trace(G)
         eigenvalues = np.array([total, (trace - total) / (self.q - 1)])
         return _roots(eigenvalues, max(tolerance * trace / self.q, floor))
@@ -310,12 +327,11 @@ class Exchangeable(_Linear):
 
 
 STRUCTURES: dict[str, type[_Linear]] = {
-    cls.name: cls  # type: ignore[attr-defined]
-    for cls in (Unstructured, Independent, Identity, Exchangeable)
+    cls.name: cls for cls in (Unstructured, Independent, Identity, Exchangeable)
 }
 
 
 def covariance_structure(name: str, q: int) -> Covariance:
-    """Structure called `name` for `q` effects; with one effect every structure is the same single variance."""
+    """Structure called `name` for `q` effects; with one effect every structure is a single variance."""
     cls = STRUCTURES[name] if q > 1 or name == "independent" else Unstructured
     return cls(q)  # type: ignore[return-value]

@@ -1,9 +1,9 @@
 r"""One pass over the rows: host arrays in, accurate sufficient statistics out.
 
-Within every finest group the random-effects columns are orthogonalised (modified Gram-Schmidt) and projected out of
-the coarser columns, X and the response, which :mod:`jaxmixed.basis` has centred. The rows are visited in blocks of
-whole groups, so that beyond the columns themselves only a block is held. Runs on numpy rather than JAX because its
-shapes depend on the number of rows: compiling it would cost more than running it.
+Within every finest group the random-effects columns are orthogonalised (modified Gram-Schmidt) and projected
+out of the coarser columns, X and the response, which :mod:`jaxmixed.basis` has centred. The rows are visited
+in blocks of whole groups, so that beyond the columns themselves only a block is held. Runs on numpy rather
+than JAX because its shapes depend on the number of rows: compiling it would cost more than running it.
 
 References
 ----------
@@ -21,7 +21,8 @@ from jaxmixed.errors import DesignError
 from jaxmixed.statistics import Level, SufficientStatistics, Term
 
 GROUP_RANK_TOLERANCE = 1e-12
-"""A random-effects column smaller than this within a group, once the earlier ones are removed, is rounding there."""
+"""A random-effects column smaller than this within a group, once the earlier ones are removed, is rounding
+there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,10 @@ def chain_positions(groupings: Sequence[Grouping]) -> tuple[list[np.ndarray], li
         owner[fine.codes] = coarse.codes
         if not np.array_equal(owner[fine.codes], coarse.codes):
             raise DesignError(
-                f"Grouping factors {fine.label!r} and {coarse.label!r} are crossed: some groups of {fine.label!r} occur "
-                f"in more than one group of {coarse.label!r}. Only nested factors can be fitted so far; if the labels "
-                f"of {fine.label!r} start again in every {coarse.label!r}, write (1 | {coarse.label}/{fine.label})."
+                f"Grouping factors {fine.label!r} and {coarse.label!r} are crossed: some groups of "
+                f"{fine.label!r} occur in more than one group of {coarse.label!r}. Only nested factors can "
+                f"be fitted so far; if the labels of {fine.label!r} start again in every {coarse.label!r}, "
+                f"write (1 | {coarse.label}/{fine.label})."
             )
         parent_entry = positions[0][owner]
         order = np.argsort(parent_entry, kind="stable")
@@ -121,7 +123,7 @@ def _blocks(starts: np.ndarray) -> Iterator[tuple[int, int]]:
 def _project_out(
     Z: np.ndarray, rest: np.ndarray, starts: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """QR within every group by modified Gram-Schmidt; `rest` becomes orthogonal to the columns of Z, in place.
+    """QR within every group by modified Gram-Schmidt; makes `rest` orthogonal to the columns of Z, in place.
 
     Returns ``R`` (q, q, m) and ``Q' rest`` (q, r, m).
     """
@@ -183,7 +185,8 @@ class _Pass:
         if not self.roots:
             return ()
         root, cross = (
-            parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1) for parts in (self.roots, self.crosses)
+            parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+            for parts in (self.roots, self.crosses)
         )
         levels = [_level(root, cross, _ancestors(parents, 0), "orthogonal")]
         for depth, (row, q) in enumerate(zip(self.rows, self.widths[1:], strict=True), 1):
@@ -290,7 +293,11 @@ def reduce_rows(
     entries = [position[grouping.codes] for position, grouping in zip(positions, groupings, strict=True)]
     order, starts = _row_order(entries[0]) if groupings else (None, np.arange(0, n, basis.BLOCK_ROWS))
     by_term = tuple(
-        _term_basis(groupings[term.level].Z[:, term.start : term.start + term.covariance.q], term.covariance.name, weights)
+        _term_basis(
+            groupings[term.level].Z[:, term.start : term.start + term.covariance.q],
+            term.covariance.name,
+            weights,
+        )
         for term in terms
     )
     by_level = [
@@ -301,15 +308,16 @@ def reduce_rows(
     for first, last in _blocks(starts):
         low, high = int(starts[first]), int(starts[last]) if last < len(starts) else n
         rows: slice | np.ndarray = slice(low, high) if order is None else order[low:high]
-        columns = [found.standardise(grouping.Z, rows) for grouping, found in zip(groupings, by_level, strict=True)]
+        columns = [
+            found.standardise(grouping.Z, rows) for grouping, found in zip(groupings, by_level, strict=True)
+        ]
         columns += [fixed.columns.standardise(X, rows), fixed.residual[rows, None]]
         if weights is not None:
             root_weights = np.sqrt(weights[rows])[:, None]
             columns = [column * root_weights for column in columns]
-        finest, *others = columns if groupings else (None, *columns)
-        rest = np.concatenate(others, axis=1)
-        if finest is not None:
-            building.add_groups(finest, rest, starts[first:last] - low)
+        rest = np.concatenate(columns[1:] if groupings else columns, axis=1)
+        if groupings:
+            building.add_groups(columns[0], rest, starts[first:last] - low)
         building.add_within(rest, [entry[rows] for entry in entries[1:]])
     stats = SufficientStatistics(
         levels=building.levels(parents),

@@ -10,6 +10,7 @@ from jaxmixed.estimates import Diagnostics, TermEstimate
 from jaxmixed.inference import FLAT
 from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, scaled_gradient
 
+
 @dataclass(frozen=True, slots=True)
 class TermLabel:
     """What a term is called by the user.
@@ -36,8 +37,8 @@ def dependent_columns(label: TermLabel, columns: ColumnBasis) -> str | None:
         return None
     names = ", ".join(label.names[j] for j in columns.aliased)
     return (
-        f"{label.group}: the random-effects column {names} is zero, or a combination of the columns before it "
-        "(a constant slope, say), so the data do not determine its variance"
+        f"{label.group}: the random-effects column {names} is zero, or a combination of the columns before "
+        "it (a constant slope, say), so the data do not determine its variance"
     )
 
 
@@ -58,16 +59,21 @@ def singular_direction(label: TermLabel, term: TermEstimate) -> str | None:
     ]
     if pairs:
         return f"{label.group}: the correlation of {', '.join(pairs)} is estimated as +-1"
-    weights = np.linalg.eigh(correlation)[1][:, 0] / sd
+    eigenvalues, vectors = np.linalg.eigh(correlation)
+    weights = vectors[:, 0] / sd
     weights = weights / np.abs(weights).max()
+    rank = int(np.sum(eigenvalues > 1e-9))
     combination = " ".join(f"{weight:+.3g}*{name}" for weight, name in zip(weights, term.names, strict=True))
-    return f"{label.group}: the combination {combination} has an estimated variance of zero"
+    return (
+        f"{label.group}: the covariance matrix has rank {rank} of {len(sd)}; the combination {combination} "
+        "has an estimated variance of zero"
+    )
 
 
 def _curvature(
     gradient: np.ndarray, hessian: np.ndarray, names: list[str]
 ) -> tuple[np.ndarray, float, str | None]:
-    """Eigenvalues of the unit-diagonal Hessian, the Newton decrement, and what is wrong with the curvature."""
+    """Eigenvalues of the unit-diagonal Hessian, Newton decrement, and what is wrong with the curvature."""
     if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
         return np.full(len(gradient), np.nan), np.nan, "the derivatives of the deviance are not finite"
     scale = np.sqrt(np.abs(np.diagonal(hessian)))
@@ -81,8 +87,8 @@ def _curvature(
         problem = f"the Hessian is not positive definite: this is not a minimum along {direction}"
     elif eigenvalues[0] < FLAT:
         problem = (
-            f"the likelihood is flat along {direction}: the data cannot tell these parameters apart; simplify the "
-            "random part"
+            f"the likelihood is flat along {direction}: the data cannot tell these parameters apart; "
+            "simplify the random part"
         )
     return eigenvalues, float(decrement), problem
 
@@ -162,7 +168,11 @@ def examine(
 def _account(status: int, failed: bool) -> str:
     if not failed:
         return optim.MESSAGES[optim.CONVERGED]
-    return optim.MESSAGES[status] if status != optim.CONVERGED else "not converged: a check of the optimum failed"
+    return (
+        optim.MESSAGES[status]
+        if status != optim.CONVERGED
+        else "not converged: a check of the optimum failed"
+    )
 
 
 def closed_form(dropped: tuple[str, ...], condition: float) -> Diagnostics:

@@ -1,12 +1,13 @@
 r"""Conditional modes of the random effects (BLUPs) and their covariances.
 
-Back-substitution through the elimination of :mod:`jaxmixed.likelihood`, the coarsest level first. For an entry
-with orthogonal root R, middle matrix :math:`\Omega` and cross-products D with the coarser columns, X and y,
+Back-substitution through the elimination of :mod:`jaxmixed.likelihood`, the coarsest level first. For an
+entry with orthogonal root R, middle matrix :math:`\Omega` and cross-products D with the coarser columns, X
+and y,
 
 .. math:: b = A w, \qquad A = T T' R' \Omega D, \qquad w = (-b_{\text{coarser}}, -\beta, 1),
 
-and given the coarser effects and beta its covariance is :math:`\sigma^2 T (I + T' R' R T)^{-1} T'` (Robinson 1991,
-Statistical Science 6(1), 15-32). Nothing of size n, or of size groups times groups, is formed.
+and given the coarser effects and beta its covariance is :math:`\sigma^2 T (I + T' R' R T)^{-1} T'` (Robinson
+1991, Statistical Science 6(1), 15-32). Nothing of size n, or of size groups times groups, is formed.
 """
 
 from typing import Literal
@@ -34,7 +35,8 @@ def _times(T: Float[Array, "a q"], batch: Float[Array, "q b m"]) -> Float[Array,
 def _given_coarser(
     T: Float[Array, "q q"], level: Level
 ) -> tuple[Float[Array, "q q m"], Float[Array, "q r m"]]:
-    """Relative covariance W of an entry's effects given all coarser ones, and the matrix A of the docstring."""
+    """Relative covariance W of an entry's effects given the coarser ones, and the docstring's matrix A."""
+    assert level.cross is not None  # one entry per group: not compressed
     if level.form == "moments":
         W = -middle(T, level.root, "moments")[0]
         return W, matmul(W, level.cross)
@@ -59,11 +61,11 @@ def _standard_blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tu
         known = [-mode[:, parent] for mode, parent in zip(modes, level.parents, strict=True)]
         w = jnp.concatenate([*known, jnp.broadcast_to(v[:, None], (p + 1, A.shape[-1]))])
         modes.insert(0, jnp.sum(A * w[None], axis=1))
-    return tuple(stats.scale * mode for mode in modes)
+    return tuple(mode * stats.scale for mode in modes)
 
 
 def blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[Array, "q m"], ...]:
-    """Conditional modes of the random effects of each level at theta, the fixed effects at their GLS estimates.
+    """Conditional modes of each level's random effects at theta, the fixed effects at their GLS estimates.
 
     Parameters
     ----------
@@ -102,9 +104,11 @@ def _standard_covariance(
     covariances: list[Float[Array, "q q m"]] = []
     for T, level in zip(factors[::-1], levels[::-1], strict=True):
         W, A = _given_coarser(T, level)
-        q, width, m = A.shape
+        _, width, m = A.shape
         used = A[:, : width - 1 if beta == "estimated" else width - 1 - p]
-        outer = joint[:, :, level.parents[0]] if level.parents else jnp.broadcast_to(joint, (*joint.shape[:2], m))
+        outer = (
+            joint[:, :, level.parents[0]] if level.parents else jnp.broadcast_to(joint, (*joint.shape[:2], m))
+        )
         cross = -matmul(used, outer)
         own = W - matmul(cross, transpose(used))
         top = jnp.concatenate([own, cross], axis=1)
@@ -144,9 +148,7 @@ _BLUP = Program(_standard_blup)
 _BLUP_COVARIANCE = Program(_standard_covariance)
 
 
-def _by_term(
-    per_level: tuple[np.ndarray, ...], reduction: Reduction, axes: int
-) -> tuple[np.ndarray, ...]:
+def _by_term(per_level: tuple[np.ndarray, ...], reduction: Reduction, axes: int) -> tuple[np.ndarray, ...]:
     """Slices of the levels' arrays for each term, groups first and in the user's order."""
     found = []
     for term in reduction.stats.terms:
@@ -172,11 +174,15 @@ def random_effects(state: Reduction, estimates: Estimates) -> tuple[np.ndarray, 
     """
     with double_precision():
         standard = [np.asarray(mode) for mode in _BLUP(estimates.theta, pad(state.stats))]
-    modes = tuple(np.linalg.solve(frame, mode) for frame, mode in zip(state.stats.frames, standard, strict=True))
+    modes = tuple(
+        np.linalg.solve(frame, mode) for frame, mode in zip(state.stats.frames, standard, strict=True)
+    )
     return _by_term(modes, state, 1)
 
 
-def random_effects_covariance(state: Reduction, estimates: Estimates, beta: Beta = "known") -> tuple[np.ndarray, ...]:
+def random_effects_covariance(
+    state: Reduction, estimates: Estimates, beta: Beta = "known"
+) -> tuple[np.ndarray, ...]:
     """Covariances of the conditional modes' errors, term by term.
 
     Parameters
@@ -195,6 +201,7 @@ def random_effects_covariance(state: Reduction, estimates: Estimates, beta: Beta
         standard = [np.asarray(value) for value in values]
     inverses = [estimates.sigma * np.linalg.inv(frame) for frame in state.stats.frames]
     covariances = tuple(
-        np.einsum("ab,bcm,dc->adm", inverse, value, inverse) for inverse, value in zip(inverses, standard, strict=True)
+        np.einsum("ab,bcm,dc->adm", inverse, value, inverse)
+        for inverse, value in zip(inverses, standard, strict=True)
     )
     return _by_term(covariances, state, 2)

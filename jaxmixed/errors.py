@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def printable(text: object) -> str:
+    r"""Text without control, formatting (bidirectional marks) and line-breaking characters.
+
+    Names come from data, and a terminal obeys what they contain.
+
+    Examples
+    --------
+    >>> printable("a\x1b[31mb")
+    'a[31mb'
+    """
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(
+        " " if c in "\t\n" else c for c in plain if c in "\t\n" or unicodedata.category(c) not in _HIDDEN
+    )
+
 
 class JaxMixedError(Exception):
-    """Root of every exception that jaxmixed raises on purpose."""
+    """Root of every exception that jaxmixed raises on purpose; its text is safe to print."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("\n".join(printable(line) for line in message.split("\n")))
 
 
 class FormulaError(JaxMixedError, ValueError):

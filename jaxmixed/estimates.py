@@ -32,7 +32,8 @@ class TermEstimate:
     theta : (k,) array
         Its parameters, in canonical form.
     standard : (k,) array
-        The same in the coordinates of the standardised columns, where the optimiser works and zeros are exact.
+        The same in the coordinates of the standardised columns, where the optimiser works and zeros are
+        exact.
     frame : (q, q) array
         Effects of the data's columns from those of the standardised ones: ``b = frame @ bs``.
     """

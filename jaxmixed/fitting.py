@@ -21,9 +21,9 @@ def _check_within(stats: SufficientStatistics, ungrouped: np.ndarray) -> None:
     left = stats.total[-1, -1] - Xy @ np.linalg.lstsq(X, Xy, rcond=1e-12)[0]
     if left <= 1e-24 * ungrouped[-1, -1]:
         raise DesignError(
-            "The residual variance is zero: within the finest groups the response does not vary beyond what the model "
-            "explains, so the likelihood is unbounded. Drop random effects, or check that the response is recorded "
-            "at the level of the rows."
+            "The residual variance is zero: within the finest groups the response does not vary beyond what "
+            "the model explains, so the likelihood is unbounded. Drop random effects, or check that the "
+            "response is recorded at the level of the rows."
         )
 
 
@@ -32,14 +32,14 @@ def _ungrouped(stats: SufficientStatistics) -> np.ndarray:
     schur = np.array(stats.total)
     r = len(schur)
     if stats.levels:
-        cross = stats.levels[0].cross[:, -r:].transpose(1, 0, 2).reshape(r, -1)
-        schur += cross @ cross.T
+        cross = stats.levels[0].cross
+        assert cross is not None  # statistics of every group, not yet compressed
+        rows = np.asarray(cross)[:, -r:].transpose(1, 0, 2).reshape(r, -1)
+        schur += rows @ rows.T
     return schur
 
 
-def _fixed_effects(
-    schur: np.ndarray, reduction: Reduction, df: int
-) -> tuple[np.ndarray, np.ndarray, float]:
+def _fixed_effects(schur: np.ndarray, reduction: Reduction, df: int) -> tuple[np.ndarray, np.ndarray, float]:
     """GLS estimates and their covariance in the data's units, and sigma, from the Schur complement."""
     fixed, p = reduction.fixed, len(schur) - 1
     inverse = np.linalg.inv(schur[:p, :p])
@@ -86,6 +86,12 @@ def _term_estimate(
     )
 
 
+def _without_parameters(deviance: float, schur: np.ndarray) -> Optimum:
+    """The optimum of a linear model, which has no covariance parameters."""
+    none, zero = np.zeros(0), np.asarray(0)
+    return Optimum(none, np.asarray(deviance), none, np.zeros((0, 0)), schur, none, zero, zero)
+
+
 def _search(
     reduction: Reduction, ungrouped: np.ndarray, method: Method, max_evaluations: int
 ) -> tuple[Optimum, int]:
@@ -96,8 +102,8 @@ def _search(
     found = search.optimum(moment_start(stats))
     if not np.isfinite(found.value):
         raise DesignError(
-            "The likelihood is not finite at any starting value (moments, and 0.2 and 4 times their factors). Rescale "
-            "the variables or simplify the random part."
+            "The likelihood is not finite at any starting value (moments, and 0.2 and 4 times their "
+            "factors). Rescale the variables or simplify the random part."
         )
     return found, search.evaluations
 
@@ -142,11 +148,7 @@ def fit(
     df = n - (p if method == "reml" else 0)
     ungrouped = _ungrouped(stats)
     linear_deviance = _linear_deviance(ungrouped, reduction, df, method)
-    none = np.zeros(0)
-    found = Optimum(
-        none, np.asarray(linear_deviance), none, np.zeros((0, 0)), ungrouped, none, np.asarray(0), np.asarray(0)
-    )
-    evaluations = 0
+    found, evaluations = _without_parameters(linear_deviance, ungrouped), 0
     if k:
         found, evaluations = _search(reduction, ungrouped, method, max_evaluations)
     beta, cov_beta, sigma = _fixed_effects(found.schur, reduction, df)
@@ -173,14 +175,16 @@ def fit(
         beta=_spread(beta, keep, len(x_names)),
         cov_beta=_spread(cov_beta, keep, len(x_names)),
         sigma=sigma,
-        theta=np.concatenate([none, *(term.theta for term in terms)]),
+        theta=np.concatenate([np.zeros(0), *(term.theta for term in terms)]),
         terms=terms,
         deviance=float(found.value),
         llf=-float(found.value) / 2,
         linear_llf=-linear_deviance / 2,
         nobs=n,
         rank=p,
-        free=np.concatenate([none == 0, *(~term.covariance.on_boundary(term.standard) for term in terms)]),
+        free=np.concatenate(
+            [np.zeros(0, dtype=bool), *(~term.covariance.on_boundary(term.standard) for term in terms)]
+        ),
         hessian=found.hessian,
         log_rss_gradient=found.log_rss_gradient,
         weighted=weighted,

@@ -16,23 +16,6 @@ import numpy as np
 import pandas as pd
 
 WIDTH = 79
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-
-
-def printable(text: object) -> str:
-    r"""Text without control, formatting (bidirectional marks) and line-breaking characters.
-
-    Examples
-    --------
-    >>> printable("a\x1b[31mb")
-    'a[31mb'
-    """
-    plain = str(text)
-    if plain.isprintable():
-        return plain
-    return "".join(
-        " " if c in "\t\n" else c for c in plain if c in "\t\n" or unicodedata.category(c) not in _HIDDEN
-    )
 
 
 def display_width(text: str) -> int:

@@ -385,6 +385,7 @@ def _group_designs(
         if term.group not in coded:
             coded[term.group] = code_group(term.group, evaluator.table, evaluator.kept)
         codes, group = coded[term.group]
+        _check_term(term, effects, group.levels, len(X))
         shared = matching_columns(fixed, effects)
         Z = design_matrix(effects, evaluator) if shared is None else X[:, shared]
         Z.flags.writeable = False
@@ -395,48 +396,50 @@ def _group_designs(
     return tuple(designs), {columns: group for columns, (_, group) in coded.items()}
 
 
+def _check_term(term: RandomTerm, effects: EffectsCoding, levels: pd.Index, num_rows: int) -> None:
+    """Refuse a term whose variances cannot be estimated, before its columns are built.
+
+    The limits are lme4's: more than one level, fewer levels than rows, and fewer random effects than rows in
+    each block of correlated effects.
+    """
+    label, text, num_levels = term.group_label, term.text, len(levels)
+    if num_levels < 2:
+        raise DataError(
+            f"the grouping {label!r} of {text} has one level, {levels.tolist()[0]!r}, in the rows used; a "
+            "variance between groups needs at least two"
+        )
+    if num_levels >= num_rows:
+        raise DesignError(
+            f"the grouping {label!r} of {text} has {num_levels} levels for {num_rows} rows, one row per "
+            "level, so its variance cannot be told from the residual variance; group by a column whose "
+            "levels repeat"
+        )
+    width = _block_width(term.structure, effects)
+    if width * num_levels >= num_rows:
+        raise DesignError(
+            f"the term {text} has {width * num_levels} random effects, {num_rows} rows: {width} effects for "
+            f"each of {num_levels} levels of {label!r} cannot be told from the residuals; drop effects from "
+            "the term"
+        )
+    parameters = width * (width + 1) // 2
+    if term.structure == "unstructured" and parameters > _MAX_COVARIANCE_PARAMETERS:
+        raise DesignError(
+            f"the term {text} has {width} correlated effects, so {parameters} covariance parameters; use "
+            "fewer effects, or a structure such as diag() or cs()"
+        )
+
+
 def check_identifiability(frame: ModelFrame) -> None:
     """Refuse designs whose variance components the data cannot tell apart.
 
-    The limits are lme4's: more than one level, fewer levels than rows, and fewer random effects than rows in
-    each block of correlated effects. Two groupings that split the rows alike, and a factor that is fixed and
-    random at once, are refused too: their likelihoods are flat.
+    Two groupings that split the rows alike, and a factor that is fixed and random at once, have flat
+    likelihoods.
 
     Raises
     ------
-    DataError
-        If a grouping has one level.
     DesignError
-        In the other cases, with both numbers.
+        Naming the terms at fault.
     """
-    num_rows = len(frame.y)
-    for group, effects in zip(frame.groups, frame.encoding.random, strict=True):
-        num_levels = len(group.levels)
-        text = group.term.text
-        if num_levels < 2:
-            raise DataError(
-                f"the grouping {group.label!r} of {text} has one level, {group.levels.tolist()[0]!r}, in the "
-                "rows used; a variance between groups needs at least two"
-            )
-        if num_levels >= num_rows:
-            raise DesignError(
-                f"the grouping {group.label!r} of {text} has {num_levels} levels for {num_rows} rows, one "
-                "row per level, so its variance cannot be told from the residual variance; group by a column "
-                "whose levels repeat"
-            )
-        width = _block_width(group.structure, effects)
-        if width * num_levels >= num_rows:
-            raise DesignError(
-                f"the term {text} has {width * num_levels} random effects, {num_rows} rows: {width} effects "
-                f"for each of {num_levels} levels of {group.label!r} cannot be told from the residuals; drop "
-                "effects from the term"
-            )
-        parameters = width * (width + 1) // 2
-        if group.structure == "unstructured" and parameters > _MAX_COVARIANCE_PARAMETERS:
-            raise DesignError(
-                f"the term {text} has {width} correlated effects, so {parameters} covariance parameters; use "
-                "fewer effects, or a structure such as diag() or cs()"
-            )
     _check_same_partition(frame.groups)
     _check_fixed_and_random(frame)
 

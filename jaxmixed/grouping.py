@@ -23,7 +23,7 @@ class GroupCoding:
 
     def parts(self) -> tuple[np.ndarray, ...]:
         """For every column the number of its level in each of the levels of the grouping."""
-        parts = (np.arange(len(self.column_levels[0])),)
+        parts: tuple[np.ndarray, ...] = (np.arange(len(self.column_levels[0])),)
         for levels, key in zip(self.column_levels[1:], self.keys, strict=True):
             left, right = np.divmod(key, len(levels))
             parts = (*(part[left] for part in parts), right)

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed._distributions import normal_quantile
-from jaxmixed.errors import DataError, DesignError
-from jaxmixed.formatting import NotedFrame, printable
+from jaxmixed.errors import DataError, DesignError, printable
+from jaxmixed.formatting import NotedFrame
 from jaxmixed.tables import distinct_groups
 
 if TYPE_CHECKING:

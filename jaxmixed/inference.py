@@ -1,15 +1,17 @@
 r"""Standard errors and intervals of variance parameters from the exact Hessian.
 
-The optimiser leaves the Hessian :math:`H_p` of the deviance with sigma profiled out, and the gradient u of the log
-residual sum of squares. With s = log sigma, the Hessian of the *unprofiled* deviance at the optimum is
+The optimiser leaves the Hessian :math:`H_p` of the deviance with sigma profiled out, and the gradient u of
+the log residual sum of squares. With s = log sigma, the Hessian of the *unprofiled* deviance at the optimum
+is
 
 .. math::
 
-   \begin{pmatrix} H_p + \nu u u' & -2 \nu u \\ -2 \nu u' & 4 \nu \end{pmatrix}, \qquad \nu = n \text{ or } n - p,
+   \begin{pmatrix} H_p + \nu u u' & -2 \nu u \\ -2 \nu u' & 4 \nu \end{pmatrix}, \qquad \nu = n \text{ or } n
+   - p,
 
-and twice its inverse is the covariance of (theta, log sigma). Theta stands here for the parameters of the standardised
-columns (:mod:`jaxmixed.basis`). Every displayed scale follows by the delta method, exact
-because reparameterising at a stationary point adds no term. Intervals are symmetric in log sd and atanh correlation,
+and twice its inverse is the covariance of (theta, log sigma). Theta stands here for the parameters of the
+standardised columns (:mod:`jaxmixed.basis`). Every displayed scale follows by the delta method, exact because
+reparameterising at a stationary point adds no term. Intervals are symmetric in log sd and atanh correlation,
 as in Stata's ``mixed``. Parameters on the boundary are held there and get no standard error.
 """
 
@@ -21,7 +23,7 @@ from jaxmixed._distributions import normal_quantile
 from jaxmixed.estimates import Estimates
 
 FLAT = 1e-8
-"""An eigenvalue of the unit-diagonal Hessian below this belongs to a direction that the data do not determine."""
+"""An eigenvalue of the unit-diagonal Hessian below this is of a direction that the data do not determine."""
 
 CORRELATION_BOUND = 1e-10
 """A correlation this close to +-1 is on the boundary."""
@@ -89,7 +91,9 @@ def parameter_covariance(estimates: Estimates) -> np.ndarray:
     return covariance
 
 
-def _element_rows(estimates: Estimates) -> tuple[list[tuple[int, int, int]], np.ndarray, np.ndarray, np.ndarray]:
+def _element_rows(
+    estimates: Estimates,
+) -> tuple[list[tuple[int, int, int]], np.ndarray, np.ndarray, np.ndarray]:
     """Index, relative covariances, and Jacobians in theta of the elements and of each one's two variances."""
     index: list[tuple[int, int, int]] = []
     values, slopes, diagonals = [], [], []
@@ -164,7 +168,8 @@ def variance_inference(estimates: Estimates) -> VarianceInference:
         result[:, undefined] = np.nan
         return result
 
-    # A covariance beside a correlation of +-1 still varies along the boundary; one beside a variance of zero does not.
+    # A covariance beside a correlation of +-1 still varies along the boundary; one beside a variance of zero
+    # does not.
     zero = np.append([min(gi, gj) <= 0 for _, gi, gj in relative], False).astype(bool)
     return VarianceInference(
         index=(*index, (-1, 0, 0)),
@@ -177,7 +182,9 @@ def variance_inference(estimates: Estimates) -> VarianceInference:
     )
 
 
-def variance_table(vi: VarianceInference, estimates: Estimates, level: float = 0.95) -> dict[str, list[object]]:
+def variance_table(
+    vi: VarianceInference, estimates: Estimates, level: float = 0.95
+) -> dict[str, list[object]]:
     """Columns of the table of variance parameters, with Stata's intervals.
 
     Parameters
@@ -190,8 +197,9 @@ def variance_table(vi: VarianceInference, estimates: Estimates, level: float = 0
     Returns
     -------
     dict of str to list
-        Columns ``group, effect, effect2, estimate, std_error, conf_low, conf_high`` (variances and covariances) and
-        ``sd_or_corr`` with its ``_std_error, _conf_low, _conf_high``; the residual is the last row.
+        Columns ``group, effect, effect2, estimate, std_error, conf_low, conf_high`` (variances and
+        covariances) and ``sd_or_corr`` with its ``_std_error, _conf_low, _conf_high``; the residual is the
+        last row.
     """
     z = normal_quantile(level)
     columns: dict[str, list[object]] = {
@@ -207,8 +215,10 @@ def variance_table(vi: VarianceInference, estimates: Estimates, level: float = 0
     for row, (number, i, j) in enumerate(vi.index):
         value, natural, half = vi.values[row], vi.sd_corr[row], z * log_errors[row]
         if i == j:
-            limits = (value * np.exp(-2 * half), value * np.exp(2 * half))
-            natural_limits = (natural * np.exp(-half), natural * np.exp(half))
+            with np.errstate(over="ignore"):  # a variance hardly above zero has an interval without end
+                factor = np.exp(half)
+                limits = (value / factor**2, value * factor**2)
+            natural_limits = (natural / factor, natural * factor)
         else:
             limits = (value - z * errors[row], value + z * errors[row])
             center = np.arctanh(natural) if not vi.on_boundary[row] else np.nan

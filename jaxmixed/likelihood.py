@@ -1,16 +1,20 @@
 r"""The marginal likelihood of a Gaussian mixed model as pure functions of parameters and statistics.
 
-With :math:`V = \sigma^2 (W^{-1} + \sum_k Z_k G_k Z_k')`, every level of grouping is eliminated from the finest to
-the coarsest. For one entry with relative factor T and (orthogonal form) :math:`Z = QR`,
+With :math:`V = \sigma^2 (W^{-1} + \sum_k Z_k G_k Z_k')`, every level of grouping is eliminated from the
+finest to the coarsest. For one entry with relative factor T and (orthogonal form) :math:`Z = QR`,
 
-.. math:: \Omega = (I + R T T' R')^{-1}, \qquad S \leftarrow S + D' \Omega D, \qquad \log|V| \leftarrow \log|V| - \log|\Omega|,
+.. math::
+    \Omega = (I + R T T' R')^{-1}, \qquad S \leftarrow S + D' \Omega D, \qquad
+    \log|V| \leftarrow \log|V| - \log|\Omega|,
 
-and (moments form) :math:`N = Z'Z`, :math:`\Omega = -T (I + T' N T)^{-1} T'`. What is left is the Schur complement
-:math:`S = [X\,y]' V^{-1} [X\,y]` of order p + 1, from which the profiled estimates follow (Bates et al. 2015, Journal of
-Statistical Software 67(1), sections 2.3 and 3.4; Pinheiro & Bates 2000, chapter 2). The cost is O(entries q^3) and no
-matrix of the order of n is ever formed. Group covariances enter through T alone, so singular ones are ordinary.
+and (moments form) :math:`N = Z'Z`, :math:`\Omega = -T (I + T' N T)^{-1} T'`. What is left is the Schur
+complement :math:`S = [X\,y]' V^{-1} [X\,y]` of order p + 1, from which the profiled estimates follow (Bates
+et al. 2015, Journal of Statistical Software 67(1), sections 2.3 and 3.4; Pinheiro & Bates 2000, chapter 2).
+The cost is O(entries q^3) and no matrix of the order of n is ever formed. Group covariances enter through T
+alone, so singular ones are ordinary.
 
-Everything here follows the dtype of its inputs, raises nothing on values and composes with jit, grad, jvp and vmap.
+Everything here follows the dtype of its inputs, raises nothing on values and composes with jit, grad, jvp and
+vmap.
 """
 
 from typing import Literal, NamedTuple
@@ -20,6 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxmixed._types import AnyArray
 from jaxmixed.linalg import identity, inverse_and_logdet, matmul, transpose
 from jaxmixed.statistics import Level, SufficientStatistics, summarise
 
@@ -47,12 +52,14 @@ class Profile(NamedTuple):
 
 def level_factors(theta: Float[Array, " k"], stats: SufficientStatistics) -> list[Float[Array, "q q"]]:
     """Relative factor of each level, block-diagonal over its terms, in the coordinates of the statistics."""
-    factors = [term.covariance.factor(part) for term, part in zip(stats.terms, stats.split(theta), strict=True)]
-    return [frame @ T for frame, T in zip(stats.frames, stats.assemble(factors), strict=True)]
+    factors = [
+        term.covariance.factor(part) for term, part in zip(stats.terms, stats.split(theta), strict=True)
+    ]
+    return [jnp.matmul(frame, T) for frame, T in zip(stats.frames, stats.assemble(factors), strict=True)]
 
 
 def middle(
-    T: Float[Array, "q q"], root: Float[Array, "q q m"], form: str
+    T: Float[Array, "q q"], root: Float[AnyArray, "q q m"], form: str
 ) -> tuple[Float[Array, "q q m"], Float[Array, " m"]]:
     r"""The matrix :math:`\Omega` of the module's docstring and the entry's contribution to log|V|."""
     one = identity(T.shape[0], T.dtype)
@@ -70,26 +77,30 @@ def _update_per_entry(
     omega: Float[Array, "q q m"], level: Level, rows: slice, columns: slice
 ) -> Float[Array, "a b m"]:
     """Rows and columns of ``C' Omega C`` for each entry."""
-    if level.gram is None:
+    if level.cross is not None:
         half = matmul(omega, level.cross[:, columns])
         return matmul(transpose(level.cross[:, rows]), half)
+    assert level.gram is not None  # a level has one of the two
     block = level.gram[:, :, :, rows, columns]
     return jnp.moveaxis(jnp.sum(omega[:, :, :, None, None] * block, axis=(0, 1)), 0, -1)
 
 
 def _update_total(omega: Float[Array, "q q m"], level: Level, columns: slice) -> Float[Array, "r r"]:
     """Sum over the entries of ``C' Omega C``."""
-    if level.gram is None:
+    if level.cross is not None:
         C = level.cross[:, columns]
         half = matmul(omega, C)
         r = C.shape[1]
         return jnp.swapaxes(C, 0, 1).reshape(r, -1) @ jnp.swapaxes(half, 0, 1).reshape(r, -1).T
+    assert level.gram is not None
     block = level.gram[:, :, :, columns, columns]
     r = block.shape[-1]
     return (omega.reshape(-1) @ block.reshape(-1, r * r)).reshape(r, r)
 
 
-def _scatter(update: Float[Array, "a b m"], parent: Int[Array, " m"], size: int) -> Float[Array, "a b parents"]:
+def _scatter(
+    update: Float[Array, "a b m"], parent: Int[AnyArray, " m"], size: int
+) -> Float[Array, "a b parents"]:
     """Sum the entries' updates into their parents."""
     a, b, m = update.shape
     rows = jnp.moveaxis(update, -1, 0).reshape(m, a * b)
@@ -129,16 +140,17 @@ def eliminate(factors: list[Float[Array, "q q"]], stats: SufficientStatistics) -
     Elimination
     """
     r = stats.total.shape[0]
-    schur, logdet = stats.total, jnp.zeros((), stats.total.dtype)
+    schur, logdet = jnp.asarray(stats.total), jnp.zeros((), stats.total.dtype)
     levels = list(stats.levels)
     for depth, T in enumerate(factors):
         level = levels[depth]
         omega, logdets = middle(T, level.root, level.form)
         logdet = logdet + jnp.sum(level.count * logdets)
-        width = (level.cross if level.gram is None else level.gram).shape[1 if level.gram is None else -1]
+        width = r + sum(coarse.root.shape[0] for coarse in levels[depth + 1 :])
         start = 0
         for above, parent in enumerate(level.parents, depth + 1):
             coarse = levels[above]
+            assert coarse.cross is not None  # only the finest level is ever compressed
             q, m = coarse.root.shape[1:]
             update = _scatter(
                 _update_per_entry(omega, level, slice(start, start + q), slice(start, width)), parent, m
@@ -157,8 +169,8 @@ def eliminate(factors: list[Float[Array, "q q"]], stats: SufficientStatistics) -
 
 
 def degrees_of_freedom(stats: SufficientStatistics, method: Method) -> Float[Array, ""]:
-    """n for ML, n - p for REML."""
-    return stats.nobs - (stats.total.shape[0] - 1 if method == "reml" else 0)
+    """N for ML, n - p for REML."""
+    return jnp.asarray(stats.nobs) - (stats.total.shape[0] - 1 if method == "reml" else 0)
 
 
 def profile(
@@ -197,8 +209,8 @@ def deviance(
     Parameters
     ----------
     theta : (k,) array
-        Parameters of the relative factors (lme4's theta for unstructured terms): standard deviations relative to
-        sigma.
+        Parameters of the relative factors (lme4's theta for unstructured terms): standard deviations relative
+        to sigma.
     stats : SufficientStatistics
     method : {"reml", "ml"}
 
@@ -240,9 +252,7 @@ class Parameters(NamedTuple):
     sigma: Float[Array, ""]
 
 
-def loglik(
-    params: Parameters, stats: SufficientStatistics, *, method: Method = "ml"
-) -> Float[Array, ""]:
+def loglik(params: Parameters, stats: SufficientStatistics, *, method: Method = "ml") -> Float[Array, ""]:
     """Log-likelihood at any parameters, nothing profiled out.
 
     Parameters
@@ -318,7 +328,9 @@ def marginal_loglik(
     Examples
     --------
     >>> y, one = jnp.array([1.0, 2.0, 4.0, 7.0]), jnp.ones((4, 1))
-    >>> value = marginal_loglik(y, one, one, jnp.array([0, 0, 1, 1]), jnp.array([3.5]), jnp.eye(1), 1.0, num_groups=2)
+    >>> value = marginal_loglik(
+    ...     y, one, one, jnp.array([0, 0, 1, 1]), jnp.array([3.5]), jnp.eye(1), 1.0, num_groups=2
+    ... )
     >>> round(float(value), 3)
     -9.691
     """

@@ -1,9 +1,9 @@
 r"""Batched small-matrix kernels, polynomial in their derivatives.
 
 A batch of small matrices is stored with the batch axis **last** (``"q q m"``), so that every operation is an
-elementwise expression over contiguous memory: XLA fuses it into a few loops, no LAPACK call is made, and ``vmap``
-over models costs nothing extra. The one factorisation is :func:`inverse_and_logdet`; its derivative rule uses only
-the inverse already computed,
+elementwise expression over contiguous memory: XLA fuses it into a few loops, no LAPACK call is made, and
+``vmap`` over models costs nothing extra. The one factorisation is :func:`inverse_and_logdet`; its derivative
+rule uses only the inverse already computed,
 
 .. math:: d M^{-1} = -M^{-1}\, dM\, M^{-1}, \qquad d \log|M| = \operatorname{tr}(M^{-1} dM),
 
@@ -12,19 +12,22 @@ so derivatives of any order contain products alone.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from jaxmixed._types import AnyArray
+
 UNROLL_LIMIT = 8
-"""Largest order whose elimination is written out step by step; beyond it a loop keeps compile time bounded."""
+"""Largest order whose elimination is written out step by step; beyond it a loop bounds the compile time."""
 
 
-def matmul(a: Float[Array, "i j m"], b: Float[Array, "j k m"]) -> Float[Array, "i k m"]:
+def matmul(a: Float[AnyArray, "i j m"], b: Float[AnyArray, "j k m"]) -> Float[Array, "i k m"]:
     """Product of two batches of small matrices, batch axis last."""
     return jnp.sum(a[:, :, None, :] * b[None, :, :, :], axis=1)
 
 
-def transpose(a: Float[Array, "i j m"]) -> Float[Array, "j i m"]:
+def transpose(a: Float[AnyArray, "i j m"]) -> Float[Array, "j i m"]:
     """Transpose of each matrix of a batch."""
     return jnp.swapaxes(a, 0, 1)
 
@@ -35,9 +38,9 @@ def identity(q: int, dtype: jnp.dtype) -> Float[Array, "q q 1"]:
 
 
 def _sweep(
-    M: Float[Array, "q q *m"], logdet: Float[Array, "*m"], k: int | Array
+    k: int | Array, M: Float[Array, "q q *m"], logdet: Float[Array, "*m"]
 ) -> tuple[Float[Array, "q q *m"], Float[Array, "*m"]]:
-    """One Gauss-Jordan step on pivot ``k`` of each symmetric matrix (Goodnight 1979, The American Statistician 33)."""
+    """One Gauss-Jordan step on pivot ``k`` of each symmetric matrix (Goodnight 1979, Am. Statistician 33)."""
     at = jnp.arange(M.shape[0]) == k
     at_row = at.reshape(-1, *(1,) * (M.ndim - 1))
     at_column = at.reshape(1, -1, *(1,) * (M.ndim - 2))
@@ -55,17 +58,17 @@ def _invert(M: Float[Array, "q q *m"]) -> tuple[Float[Array, "q q *m"], Float[Ar
     logdet = jnp.zeros(M.shape[2:], M.dtype)
     if q <= UNROLL_LIMIT:
         for k in range(q):
-            M, logdet = _sweep(M, logdet, k)
+            M, logdet = _sweep(k, M, logdet)
         return M, logdet
-    return jax.lax.fori_loop(0, q, lambda k, state: _sweep(*state, k), (M, logdet))
+    return jax.lax.fori_loop(0, q, lambda k, state: _sweep(k, *state), (M, logdet))
 
 
 @jax.custom_jvp
 def inverse_and_logdet(M: Float[Array, "q q *m"]) -> tuple[Float[Array, "q q *m"], Float[Array, "*m"]]:
     """Inverse and log-determinant of symmetric positive definite matrices, batch axis (if any) last.
 
-    Gauss-Jordan elimination on the diagonal, stable without pivoting for positive definite matrices. A matrix that
-    is not positive definite yields NaN in its log-determinant and nothing is raised: callers check.
+    Gauss-Jordan elimination on the diagonal, stable without pivoting for positive definite matrices. A matrix
+    that is not positive definite yields NaN in its log-determinant and nothing is raised: callers check.
 
     Parameters
     ----------
@@ -93,6 +96,17 @@ def _inverse_and_logdet_jvp(primals, tangents):  # type: ignore[no-untyped-def]
     d_inverse = -product(product(inverse, dM), inverse)
     d_logdet = jnp.sum(inverse * jnp.swapaxes(dM, 0, 1), axis=(0, 1))
     return (inverse, logdet), (d_inverse, d_logdet)
+
+
+def qr_triangle(X: np.ndarray) -> np.ndarray:
+    """R of the QR decomposition of a host matrix, without Q.
+
+    Examples
+    --------
+    >>> np.abs(qr_triangle(np.array([[3.0], [4.0]]))).round(12)
+    array([[5.]])
+    """
+    return np.linalg.qr(X, mode="r")  # type: ignore[return-value] # NumPy's stubs give every mode a pair
 
 
 def solve_shifted(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxmixed import optim
 from jaxmixed.covariance import STRUCTURES, covariance_structure
 from jaxmixed.crossproducts import Grouping, Reduction, reduce_rows
+from jaxmixed.diagnosis import TermLabel
 from jaxmixed.errors import (
     ConvergenceWarning,
     DataError,
@@ -16,9 +17,9 @@ from jaxmixed.errors import (
     FormulaError,
     RankDeficientWarning,
     SingularFitWarning,
+    printable,
 )
 from jaxmixed.estimates import Estimates
-from jaxmixed.diagnosis import TermLabel
 from jaxmixed.fitting import fit
 from jaxmixed.formula import Formula, parse
 from jaxmixed.frame import GroupDesign, ModelFrame, build_frame
@@ -57,8 +58,8 @@ def mixed(
     method : {"reml", "ml"}
         Restricted or full maximum likelihood.
     covariance : str or mapping, optional
-        Structure of the random effects, for all terms or by group label: "unstructured" (default), "independent",
-        "identity", "exchangeable". Takes the place of what the formula says.
+        Structure of the random effects, for all terms or by group label: "unstructured" (default),
+        "independent", "identity", "exchangeable". Takes the place of what the formula says.
     residuals : None
         Residual covariance structures are not available yet.
     weights : str or array, optional
@@ -96,10 +97,8 @@ def mixed(
     RankDeficientWarning
         Fixed-effect columns were dropped, or are nearly collinear.
 
-    References
-    ----------
-    Bates, Maechler, Bolker & Walker (2015), Fitting linear mixed-effects models using lme4, Journal of Statistical
-    Software 67(1).
+    References ---------- Bates, Maechler, Bolker & Walker (2015), Fitting linear mixed-effects models using
+    lme4, Journal of Statistical Software 67(1).
 
     Examples
     --------
@@ -111,16 +110,43 @@ def mixed(
     if method not in ("reml", "ml"):
         raise DesignError(f"method={method!r} is not known; choose 'reml' or 'ml'.")
     if residuals is not None:
-        raise DesignError("residuals= (residual covariance structures) is not available yet: errors are independent.")
-    if not isinstance(max_iterations, int) or max_iterations < 1:
-        raise DesignError(f"max_iterations={max_iterations!r} must be a positive integer.")
+        raise DesignError(
+            "residuals= (residual covariance structures) is not available yet: errors are independent."
+        )
+    _check_arguments(covariance, contrasts, functions, max_iterations)
     parsed = parse(formula, frozenset(functions or ()))
     frame = build_frame(
-        parsed, data, weights=weights, offset=offset, missing=missing, contrasts=contrasts, functions=functions
+        parsed,
+        data,
+        weights=weights,
+        offset=offset,
+        missing=missing,
+        contrasts=contrasts,
+        functions=functions,
     )
     state, estimates = fit_frame(frame, method, covariance, max_iterations)
     _warn(estimates, parsed)
     return MixedResults(frame=frame, estimates=estimates, state=state)
+
+
+def _check_arguments(covariance: Any, contrasts: Any, functions: Any, max_iterations: Any) -> None:
+    """Refuse arguments of the wrong kind before any work is done."""
+    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
+        raise DesignError(f"max_iterations={max_iterations!r} must be a positive integer.")
+    if not (covariance is None or isinstance(covariance, str | Mapping)):
+        raise FormulaError(
+            f"covariance={covariance!r} must be the name of a structure ({', '.join(map(repr, STRUCTURES))}) "
+            "or a mapping from group labels to names."
+        )
+    if not (contrasts is None or isinstance(contrasts, Mapping)):
+        raise DataError(
+            f"contrasts={contrasts!r} must map columns to 'treatment', 'sum', 'helmert' or 'poly'."
+        )
+    if not (functions is None or isinstance(functions, Mapping)):
+        raise FormulaError(f"functions={functions!r} must map names to functions.")
+    for name, function in (functions or {}).items():
+        if not callable(function):
+            raise FormulaError(f"functions[{name!r}] is {function!r}, which cannot be called.")
 
 
 def fit_frame(
@@ -175,8 +201,8 @@ def _check_magnitudes(frame: ModelFrame) -> None:
         if largest > LARGEST_MAGNITUDE or 0 < largest < 1 / LARGEST_MAGNITUDE:
             raise DataError(
                 f"The largest absolute value of {what} is {largest:.3g}; magnitudes must lie between "
-                f"{1 / LARGEST_MAGNITUDE:g} and {LARGEST_MAGNITUDE:g} for their variances to be representable. "
-                "Change its unit."
+                f"{1 / LARGEST_MAGNITUDE:g} and {LARGEST_MAGNITUDE:g} for their variances to be "
+                "representable. Change its unit."
             )
 
 
@@ -186,7 +212,7 @@ def _structures(groups: tuple[GroupDesign, ...], covariance: str | Mapping[str, 
     if covariance is None:
         return structures
     labels = {group.label for group in groups}
-    wanted = {label: covariance for label in labels} if isinstance(covariance, str) else dict(covariance)
+    wanted = dict.fromkeys(labels, covariance) if isinstance(covariance, str) else dict(covariance)
     for label, name in wanted.items():
         if label not in labels:
             raise FormulaError(
@@ -195,7 +221,8 @@ def _structures(groups: tuple[GroupDesign, ...], covariance: str | Mapping[str, 
             )
         if name not in STRUCTURES:
             raise FormulaError(
-                f"covariance structure {name!r} is not known; choose one of {', '.join(map(repr, STRUCTURES))}."
+                f"covariance structure {name!r} is not known; choose one of "
+                f"{', '.join(map(repr, STRUCTURES))}."
             )
     return [wanted.get(group.label, own) for group, own in zip(groups, structures, strict=True)]
 
@@ -208,7 +235,9 @@ def _arrange(
     for number, group in enumerate(groups):
         partitions.setdefault(id(group.codes), []).append(number)
     chain = sorted(partitions.values(), key=lambda members: -len(groups[members[0]].levels))
-    groupings, terms, labels = [], [], []
+    groupings: list[Grouping] = []
+    terms: list[Term] = []
+    labels: list[TermLabel] = []
     for level, members in enumerate(chain):
         first = groups[members[0]]
         size = len(first.levels)
@@ -216,10 +245,14 @@ def _arrange(
         grouping = Grouping(
             blocks[0] if len(blocks) == 1 else np.column_stack(blocks), first.codes, size, first.label
         )
-        if groupings and groupings[-1].size == size and _same_partition(groupings[-1].codes, first.codes, size):
+        if (
+            groupings
+            and groupings[-1].size == size
+            and _same_partition(groupings[-1].codes, first.codes, size)
+        ):
             raise DesignError(
-                f"Grouping factors {groupings[-1].label!r} and {first.label!r} define the same groups: only the sum "
-                "of their variances is identified. Keep one of them."
+                f"Grouping factors {groupings[-1].label!r} and {first.label!r} define the same groups: only "
+                "the sum of their variances is identified. Keep one of them."
             )
         groupings.append(grouping)
         start = 0
@@ -240,29 +273,27 @@ def _same_partition(a: np.ndarray, b: np.ndarray, size: int) -> bool:
 def _warn(estimates: Estimates, formula: Formula) -> None:
     """Say every bad verdict aloud; the same sentences stand at the top of the summary."""
     checks = estimates.diagnostics
+
+    def warn(message: str, category: type[Warning]) -> None:
+        warnings.warn(printable(message), category, stacklevel=4)
+
     if checks.rank_deficient:
-        warnings.warn(
-            f"The fixed-effects columns are linearly dependent: dropped {', '.join(checks.rank_deficient)} (coefficient "
-            "reported as NaN). The fit equals that of the model without them.",
+        warn(
+            f"The fixed-effects columns are linearly dependent: dropped {', '.join(checks.rank_deficient)} "
+            "(coefficient reported as NaN). The fit equals that of the model without them.",
             RankDeficientWarning,
-            stacklevel=3,
         )
     elif checks.condition_number > NEARLY_COLLINEAR:
-        warnings.warn(
-            f"The fixed-effects columns are nearly collinear (condition number {checks.condition_number:.1g}): their "
-            "coefficients may have few correct digits.",
+        warn(
+            "The fixed-effects columns are nearly collinear (condition number "
+            f"{checks.condition_number:.1g}): their coefficients may have few correct digits.",
             RankDeficientWarning,
-            stacklevel=3,
         )
     if checks.messages:
-        warnings.warn(
-            f"The fit of {formula.text!r} may be wrong: {'; '.join(checks.messages)}.", ConvergenceWarning, stacklevel=3
-        )
+        warn(f"The fit of {formula.text!r} may be wrong: {'; '.join(checks.messages)}.", ConvergenceWarning)
     if checks.singular:
-        warnings.warn(
-            f"The fit is singular: {'; '.join(checks.singular_terms)}. This is a valid estimate on the boundary; a "
-            "simpler random part may serve.",
+        warn(
+            f"The fit is singular: {'; '.join(checks.singular_terms)}. The estimates stand, but a simpler "
+            "random part may serve.",
             SingularFitWarning,
-            stacklevel=3,
         )
-

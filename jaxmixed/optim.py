@@ -1,10 +1,11 @@
 r"""Minimisation of smooth functions of a few parameters with exact derivatives.
 
-:func:`newton` is a Levenberg-Marquardt trust-region Newton method with the exact Hessian and one evaluation site
-(value, gradient, Hessian together) in a ``lax.while_loop``. It stops when the decrease that the quadratic model
-predicts, half the squared Newton decrement, is below a tolerance in units of the function: for a deviance that is a
-statistical scale, whatever the size of the data. The last step is still taken, so the point returned is one
-quadratically convergent step beyond the test. :func:`lbfgs` serves where the Hessian is too large.
+:func:`newton` is a Levenberg-Marquardt trust-region Newton method with the exact Hessian and one evaluation
+site (value, gradient, Hessian together) in a ``lax.while_loop``. It stops when the decrease that the
+quadratic model predicts, half the squared Newton decrement, is below a tolerance in units of the function:
+for a deviance that is a statistical scale, whatever the size of the data. The last step is still taken, so
+the point returned is one quadratically convergent step beyond the test. :func:`lbfgs` serves where the
+Hessian is too large.
 
 Both take a function, never a model, return status codes and raise nothing, so both work under ``vmap``.
 
@@ -27,8 +28,12 @@ CONVERGED, ITERATION_LIMIT, NO_DESCENT, NOT_FINITE = 0, 1, 2, 3
 
 MESSAGES = {
     CONVERGED: "converged: the predicted decrease is below the tolerance",
-    ITERATION_LIMIT: "not converged: the limit on iterations was reached; raise max_iterations or rescale the data",
-    NO_DESCENT: "not converged: no step decreased the deviance; the likelihood may be flat or ill-conditioned here",
+    ITERATION_LIMIT: (
+        "not converged: the limit on iterations was reached; raise max_iterations or rescale the data"
+    ),
+    NO_DESCENT: (
+        "not converged: no step decreased the deviance; the likelihood may be flat or ill-conditioned here"
+    ),
     NOT_FINITE: "not converged: the deviance is not finite at the starting values",
 }
 
@@ -89,7 +94,7 @@ class OptimResult(NamedTuple):
 
 
 def evaluate(fun: Function, theta: Float[Array, " k"]) -> Evaluation:
-    """Value, gradient, Hessian, second output and its derivatives, by forward over reverse differentiation."""
+    """Value, gradient, Hessian, second output and its derivatives, by forward over reverse mode."""
     value_and_gradient = jax.value_and_grad(fun, has_aux=True)
 
     def along(direction: Float[Array, " k"]):  # type: ignore[no-untyped-def]

@@ -1,8 +1,9 @@
 """Groups that are alike share one entry of the sufficient statistics.
 
-Two finest groups with the same root (and the same parent) enter the likelihood through the sum of the outer products
-of their cross-products alone, so they can be kept as one *pattern* with a count. In a balanced design, or with a random
-intercept, the cost of an evaluation falls from the number of groups to the number of distinct patterns.
+Two finest groups with the same root (and the same parent) enter the likelihood through the sum of the outer
+products of their cross-products alone, so they can be kept as one *pattern* with a count. In a balanced
+design, or with a random intercept, the cost of an evaluation falls from the number of groups to the number of
+distinct patterns.
 """
 
 from dataclasses import replace
@@ -15,7 +16,8 @@ MAX_PATTERNS = 4096
 """Largest number of distinct patterns for which outer products are summed pattern by pattern."""
 
 RESOLUTION = 2.0**-38
-"""Roots that agree to this share of their column's largest element share an entry: the difference is rounding."""
+"""Roots that agree to this share of their column's largest element share an entry: they differ by
+rounding."""
 
 
 def _pattern_codes(level: Level) -> tuple[np.ndarray, np.ndarray]:
@@ -77,13 +79,15 @@ def compress(stats: SufficientStatistics) -> SufficientStatistics:
     if not stats.levels:
         return stats
     level = stats.levels[0]
+    if level.cross is None:
+        return stats
     q, r, m = level.cross.shape
     codes, first = _pattern_codes(level)
     patterns = len(first)
     if patterns * q * r >= m or patterns > MAX_PATTERNS:
         return stats
     counts = np.bincount(codes, minlength=patterns)
-    grams = _outer_products(level.cross.reshape(q * r, m), codes, counts)
+    grams = _outer_products(np.asarray(level.cross).reshape(q * r, m), codes, counts)
     compressed = replace(
         level,
         root=np.ascontiguousarray(level.root[:, :, first]),

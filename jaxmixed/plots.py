@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed._distributions import normal_quantile
-from jaxmixed.errors import DataError, JaxMixedError
-from jaxmixed.formatting import printable
+from jaxmixed.errors import DataError, JaxMixedError, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,8 +1,9 @@
 """The float64 scope of the front end.
 
-The kernels follow the dtype of their inputs and never touch JAX's configuration. The front end computes in float64
-whatever the user's setting, by entering :func:`double_precision` once, outside any trace, and converting every
-output to numpy before leaving it: a float64 ``jax.Array`` used outside the scope would silently become float32.
+The kernels follow the dtype of their inputs and never touch JAX's configuration. The front end computes in
+float64 whatever the user's setting, by entering :func:`double_precision` once, outside any trace, and
+converting every output to numpy before leaving it: a float64 ``jax.Array`` used outside the scope would
+silently become float32.
 """
 
 from collections.abc import Iterator
@@ -33,8 +34,8 @@ def double_precision() -> Iterator[None]:
     """
     if not jax.core.trace_ctx.is_top_level():
         raise PrecisionError(
-            "jaxmixed's data-frame functions cannot be called inside jit, grad or vmap: use the pure functions of "
-            "jaxmixed.likelihood there, with jax_enable_x64 set by your program."
+            "jaxmixed's data-frame functions cannot be called inside jit, grad or vmap: use the pure "
+            "functions of jaxmixed.likelihood there, with jax_enable_x64 set by your program."
         )
     with jax.enable_x64(True):
         yield

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed.encoding import encode_fixed, encode_random
-from jaxmixed.errors import DataError
-from jaxmixed.formatting import printable
+from jaxmixed.errors import DataError, printable
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates, TermEstimate

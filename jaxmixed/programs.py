@@ -1,15 +1,16 @@
 """Compiled programs, kept within the process and across processes.
 
-A :class:`Program` is a pure function that the front end runs on host arrays. It is compiled once per structure and
-shape; the executable is kept in memory and, unless the user declines, in a cache folder of jaxmixed's own, so that a
-new process neither traces nor compiles it again. JAX's own configuration and cache settings are not touched.
+A :class:`Program` is a pure function that the front end runs on host arrays. It is compiled once per
+structure and shape; the executable is kept in memory and, unless the user declines, in a cache folder of
+jaxmixed's own, so that a new process neither traces nor compiles it again. JAX's own configuration and cache
+settings are not touched.
 
-The folder is ``$JAXMIXED_CACHE_DIR``, or ``jaxmixed`` under the user's cache folder; an empty ``JAXMIXED_CACHE_DIR`` turns it
-off. Executables are machine code: the folder is created for the user alone, and a file or folder that others could
-have written is not read.
+The folder is ``$JAXMIXED_CACHE_DIR``, or ``jaxmixed`` under the user's cache folder; an empty
+``JAXMIXED_CACHE_DIR`` turns it off. Executables are machine code: the folder is created for the user alone,
+and a file or folder that others could have written is not read.
 
-Programs must return flat tuples of arrays and use no LAPACK routine (jaxlib registers those while it compiles, so an
-executable loaded without compiling could not call them).
+Programs must return flat tuples of arrays and use no LAPACK routine (jaxlib registers those while it
+compiles, so an executable loaded without compiling could not call them).
 """
 
 import hashlib
@@ -26,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
+import jaxlib.version
 from jax.experimental import serialize_executable
 
-_FAST_COMPILATION = {"xla_cpu_use_fusion_emitters": False}
-"""Measured on these kernels: half the time to compile (0.9 s against 1.9 for a random slope) and no slower to run."""
+_FAST_COMPILATION: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
+"""Measured on these kernels: half the time to compile (0.9 s against 1.9 for a random slope) and no slower to
+run."""
 
 _NOISE = (b"cpu_aot_loader", b"Assume version compatibility")
 
@@ -46,7 +48,9 @@ def cache_directory() -> Path | None:
     elif sys.platform == "win32":
         return None  # ownership cannot be checked there with the standard library
     else:
-        base = Path("~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        base = Path(
+            "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        )
         folder = base.expanduser() / "jaxmixed"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -65,10 +69,18 @@ def _only_mine(path: Path) -> bool:
 def _fingerprint() -> str:
     """What an executable depends on besides its key: versions, processor, and this package's own kernels."""
     digest = hashlib.sha256()
-    for text in (jax.__version__, jaxlib.__version__, sys.version, platform.machine(), jax.devices()[0].device_kind):
+    for text in (
+        jax.__version__,
+        jaxlib.version.__version__,
+        sys.version,
+        platform.machine(),
+        jax.devices()[0].device_kind,
+    ):
         digest.update(text.encode())
     try:
-        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+        flags = next(
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")
+        )
     except (OSError, StopIteration):
         flags = platform.processor()
     digest.update(flags.encode())
@@ -81,8 +93,8 @@ def _fingerprint() -> str:
 def _quiet_loader() -> Iterator[None]:
     """Hold back the two known, harmless lines that XLA's loader writes to the error stream, and no others.
 
-    The loader compares the processor with pseudo-features of its own code generator ("prefer-no-gather") and warns
-    whenever they are used; the processor is already part of the file's name.
+    The loader compares the processor with pseudo-features of its own code generator ("prefer-no-gather") and
+    warns whenever they are used; the processor is already part of the file's name.
     """
     try:
         error_stream = sys.__stderr__.fileno() if sys.__stderr__ is not None else 2
@@ -155,7 +167,14 @@ class Program:
             return None
         tree, static, shapes = key
         text = "\n".join(
-            (self.function.__module__, self.function.__qualname__, str(tree), repr(static), repr(shapes), _fingerprint())
+            (
+                self.function.__module__,
+                self.function.__qualname__,
+                str(tree),
+                repr(static),
+                repr(shapes),
+                _fingerprint(),
+            )
         )
         return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.xla"
 
@@ -172,7 +191,7 @@ def _compile(function: Callable[..., Any], arguments: tuple[Any, ...], static: d
 
 
 def _store(path: Path, compiled: Any) -> None:
-    """Write an executable so that a reader sees all of it or nothing; a failure to write is not the user's problem."""
+    """Write an executable so that a reader sees all of it or nothing; failure is not the user's problem."""
     try:
         payload, _, out_tree = serialize_executable.serialize(compiled)
         header = json.dumps({"outputs": out_tree.num_leaves}).encode()
@@ -198,4 +217,3 @@ def _load(path: Path, arguments: tuple[Any, ...]) -> Callable[..., Any] | None:
         return None
     except Exception:  # a truncated or foreign file: whatever the loader says, compile instead
         return None
-

@@ -16,8 +16,7 @@ import pandas as pd
 from jaxmixed import effects
 from jaxmixed._distributions import normal_quantile
 from jaxmixed.comparison import LikelihoodRatioTest, lrtest
-from jaxmixed.errors import DataError
-from jaxmixed.formatting import printable
+from jaxmixed.errors import DataError, printable
 from jaxmixed.icc import Kind, intraclass_correlation
 from jaxmixed.inference import VarianceInference, variance_inference, variance_table
 from jaxmixed.plots import Beta, Plots

@@ -1,9 +1,9 @@
 """The search for the optimum: start, optimise, leave saddles, settle what is exactly zero.
 
-The optimiser works in the coordinates of the statistics, where the columns of unstructured terms are orthonormal and
-all others have unit size: shifting or rescaling a covariate changes nothing there. A point of negative curvature is left along
-that direction; a failure is retried from other starts; a nearly singular covariance is compared with the exactly
-singular one beside it, where the sign of the curvature decides.
+The optimiser works in the coordinates of the statistics, where the columns of unstructured terms are
+orthonormal and all others have unit size: shifting or rescaling a covariate changes nothing there. A point of
+negative curvature is left along that direction; a failure is retried from other starts; a nearly singular
+covariance is compared with the exactly singular one beside it, where the sign of the curvature decides.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from jaxmixed.statistics import SufficientStatistics, pad
 GRADIENT_TOLERANCE = 1e-6
 """Largest gradient, in units of each parameter's own curvature, at a point called an optimum."""
 
-SNAP = 1e-6
+SNAP = 1e-4
 """A (conditional) variance ratio below this, in units of the columns, is compared with exactly zero."""
 
 SNAP_COST = 1e-8
@@ -81,7 +81,9 @@ def _optimise(
     solver: str,
 ) -> tuple[Array, ...]:
     def objective(x: Array) -> tuple[Array, tuple[Array, Array]]:
-        factors = [term.covariance.factor(part) for term, part in zip(stats.terms, stats.split(x), strict=True)]
+        factors = [
+            term.covariance.factor(part) for term, part in zip(stats.terms, stats.split(x), strict=True)
+        ]
         found = profile(stats.assemble(factors), stats, method=method)
         return found.deviance, (found.log_rss, found.schur)
 
@@ -128,9 +130,7 @@ class Search:
         Evaluations of value, gradient and Hessian so far.
     """
 
-    def __init__(
-        self, stats: SufficientStatistics, method: Method, max_evaluations: int
-    ) -> None:
+    def __init__(self, stats: SufficientStatistics, method: Method, max_evaluations: int) -> None:
         self.stats, self.method = pad(stats), method
         self.max_evaluations = np.asarray(max_evaluations)
         self.solver = "newton" if stats.num_params <= optim.NEWTON_LIMIT else "lbfgs"

@@ -1,12 +1,16 @@
 r"""Starting values by the method of moments.
 
-At G = 0 the expected cross-products of the residuals with each level's columns are linear in every level's covariance,
+At G = 0 the expected cross-products of the residuals with each level's columns are linear in every level's
+covariance,
 
-.. math:: \sum_g C_{kg} C_{kg}' = \sigma^2 \sum_g N_{kg} + \sum_l \sum_g (Z_{kg}'Z_{lg})\, \sigma^2 G_l\, (Z_{lg}'Z_{kg}),
+.. math::
+    \sum_g C_{kg} C_{kg}' = \sigma^2 \sum_g N_{kg}
+    + \sum_l \sum_g (Z_{kg}'Z_{lg})\, \sigma^2 G_l\, (Z_{lg}'Z_{kg}),
 
-so one small linear system gives all of them (MINQUE(0); Searle, Casella & McCulloch 1992, Variance Components,
-section 11.3). The solution is moved inside the cone of covariance matrices. A Newton iteration from there needs about
-half the steps that one from the identity does, and starts where the deviance is convex.
+so one small linear system gives all of them (MINQUE(0); Searle, Casella & McCulloch 1992, Variance
+Components, section 11.3). The solution is moved inside the cone of covariance matrices. A Newton iteration
+from there needs about half the steps that one from the identity does, and starts where the deviance is
+convex.
 """
 
 import numpy as np
@@ -22,13 +26,14 @@ LARGEST = 1e8
 
 def _outer(level: Level, rows: slice, columns: slice) -> np.ndarray:
     """Outer products of an entry's cross-products, summed over its groups, (q, q, m, a, b)."""
-    if level.gram is not None:
-        return level.gram[:, :, :, rows, columns]
-    return np.einsum("aim,bjm->abmij", level.cross[:, rows], level.cross[:, columns])
+    if level.cross is not None:
+        return np.einsum("aim,bjm->abmij", level.cross[:, rows], level.cross[:, columns])
+    assert level.gram is not None  # a level has one of the two
+    return np.asarray(level.gram[:, :, :, rows, columns])
 
 
 def _coarser_rows(stats: SufficientStatistics) -> list[np.ndarray]:
-    """``Z_k' [Z_k Z_{k+1} .. X y]`` of every group of every coarser level, as if there were no random effects."""
+    """``Z_k' [Z_k Z_{k+1} .. X y]`` of every group of every coarser level, as if without random effects."""
     leaf, rows, start = stats.levels[0], [], 0
     for level, parent in zip(stats.levels[1:], leaf.parents, strict=True):
         q = level.root.shape[0]
@@ -97,7 +102,7 @@ def _solve_equations(stats: SufficientStatistics) -> list[np.ndarray]:
     ]
 
 
-def _inside_cone(G: np.ndarray) -> np.ndarray:
+def _inside_cone(G: np.ndarray, informative: np.ndarray) -> np.ndarray:
     """Covariance near `G` with variances between the limits and moderate correlations."""
     sd = np.sqrt(np.clip(np.diagonal(G), SMALLEST, LARGEST))
     correlation = np.clip((G + G.T) / (2 * np.outer(sd, sd)), -0.9, 0.9)
@@ -106,6 +111,7 @@ def _inside_cone(G: np.ndarray) -> np.ndarray:
     if smallest < 0.1:  # shrink towards independence
         weight = 0.9 / (1.0 - smallest)
         correlation = weight * correlation + (1 - weight) * np.eye(len(sd))
+    sd = np.where(informative, sd, 0.0)  # a column of zeros says nothing about its variance
     return correlation * np.outer(sd, sd)
 
 
@@ -123,8 +129,17 @@ def moment_start(stats: SufficientStatistics) -> np.ndarray:
         Parameters of every term, in its canonical form, well inside the parameter space.
     """
     moments = _solve_equations(stats)
+    leaf, *coarser = stats.levels
+    informative = [(np.asarray(leaf.root) != 0).any(axis=(0, 2))]
+    informative += (
+        [np.diagonal(row[:, : len(row)]).any(axis=0) for row in _coarser_rows(stats)] if coarser else []
+    )
     parts = []
     for term in stats.terms:
         own = slice(term.start, term.start + term.covariance.q)
-        parts.append(term.covariance.from_covariance(_inside_cone(moments[term.level][own, own])))
+        parts.append(
+            term.covariance.from_covariance(
+                _inside_cone(moments[term.level][own, own], informative[term.level][own])
+            )
+        )
     return np.concatenate(parts)

@@ -1,27 +1,30 @@
 r"""Sufficient statistics of a Gaussian mixed model with nested groupings.
 
 A Gaussian mixed model sees its data only through cross-products. The statistics of a chain of nested factors,
-finest first, hold for every *entry* of a level (a group, or a pattern standing for many equal groups) what the
-elimination of that level needs, and in `total` what is left for the fixed effects. Two forms of the finest level
-are equivalent:
+finest first, hold for every *entry* of a level (a group, or a pattern standing for many equal groups) what
+the elimination of that level needs, and in `total` what is left for the fixed effects. Two forms of the
+finest level are equivalent:
 
 ``"orthogonal"``
-    From a QR decomposition ``Z_i = Q_i R_i`` within each group: `root` is ``R_i``, `cross` is ``D_i = Q_i' [Z_2 .. X y]``
-    and `total` keeps what is orthogonal to ``Z_i``. Nothing is ever subtracted, so no digits are lost when the
-    variance ratio is large. This is what the front end makes (:mod:`jaxmixed.crossproducts`).
+    From a QR decomposition ``Z_i = Q_i R_i`` within each group: `root` is ``R_i``, `cross` is ``D_i = Q_i'
+    [Z_2 .. X y]`` and `total` keeps what is orthogonal to ``Z_i``. Nothing is ever subtracted, so no digits
+    are lost when the variance ratio is large. This is what the front end makes
+    (:mod:`jaxmixed.crossproducts`).
 
 ``"moments"``
-    Plain sums: `root` is ``N_i = Z_i' Z_i`` and `cross` is ``Z_i' [Z_2 .. X y]``; `total` is ``[X y]' [X y]``. Smooth in
-    the data and additive row by row, so this is what :func:`summarise` makes of traced arrays.
+    Plain sums: `root` is ``N_i = Z_i' Z_i`` and `cross` is ``Z_i' [Z_2 .. X y]``; `total` is ``[X y]' [X
+    y]``. Smooth in the data and additive row by row, so this is what :func:`summarise` makes of traced
+    arrays.
 
 Rows are premultiplied by the square roots of their precision weights in both.
 
-**Patterns.** Groups with the same ``R_i`` may share one entry: `count` of them, and instead of `cross` the sum of the
-outer products, `gram`. The cost of an evaluation then falls from the number of groups to that of distinct patterns.
+**Patterns.** Groups with the same ``R_i`` may share one entry: `count` of them, and instead of `cross` the
+sum of the outer products, `gram`. The cost of an evaluation then falls from the number of groups to that of
+distinct patterns.
 
-**Coordinates.** The fixed-effects columns are ``X = Xs @ basis``, each level's random-effects columns ``Z = Zs @ frame`` and
-the response ``y = X @ origin + scale * ys``, with ``Xs, Zs, ys`` what the cross-products are made of; `likelihood` puts
-the constants back.
+**Coordinates.** The fixed-effects columns are ``X = Xs @ basis``, each level's random-effects columns ``Z =
+Zs @ frame`` and the response ``y = X @ origin + scale * ys``, with ``Xs, Zs, ys`` what the cross-products are
+made of; `likelihood` puts the constants back.
 """
 
 from collections.abc import Sequence
@@ -193,10 +196,8 @@ def summarise(
     SufficientStatistics
         In the "moments" form and the dtype of `y`.
 
-    Notes
-    -----
-    Cross-products square the condition number: centre X and y beforehand where their means are large against their
-    spread. The front end does this, and more (:mod:`jaxmixed.crossproducts`).
+    Notes ----- Cross-products square the condition number: centre X and y beforehand where their means are
+    large against their spread. The front end does this, and more (:mod:`jaxmixed.crossproducts`).
 
     Examples
     --------

@@ -16,7 +16,7 @@ import pandas as pd
 
 from jaxmixed._distributions import chi2_p_value, normal_p_values, normal_quantile
 from jaxmixed.comparison import linear_model_test
-from jaxmixed.errors import DataError
+from jaxmixed.errors import DataError, printable
 from jaxmixed.formatting import (
     WIDTH,
     Table,
@@ -26,7 +26,6 @@ from jaxmixed.formatting import (
     number,
     p_number,
     p_phrase,
-    printable,
     wrapped,
 )
 from jaxmixed.inference import VarianceInference, variance_table

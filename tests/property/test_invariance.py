@@ -1,7 +1,7 @@
 """What must not change an answer does not: order, names, units, spelling; and the answer is the dense one.
 
-Designs keep a few fixed shapes, so that one compiled program serves many of them; what is random is the data, the
-parameters and the transformation. Each property has a short run and one over 500 designs.
+Designs keep a few fixed shapes, so that one compiled program serves many of them; what is random is the data,
+the parameters and the transformation. Each property has a short run and one over 500 designs.
 """
 
 from __future__ import annotations

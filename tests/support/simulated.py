@@ -19,7 +19,7 @@ def students(
     between: float = 1.0,
     slope: float = 0.0,
 ) -> pd.DataFrame:
-    """Balanced two-level data ``y, x, g``: sd `between` of the intercepts and `slope` of the slopes, residual sd 1."""
+    """Balanced two-level data ``y, x, g``; sd: intercepts `between`, slopes `slope`, residuals 1."""
     rng = np.random.default_rng(seed)
     g = np.repeat(np.arange(groups), size)
     x = rng.normal(size=len(g))
@@ -48,7 +48,7 @@ class OneWay(NamedTuple):
 
 
 def one_way(ratio: float, *, groups: int = 10, size: int = 8, seed: int = 0, unit: float = 1.0) -> OneWay:
-    """Balanced one-way data whose REML estimate of the variance ratio is exactly `ratio` (negative: at zero)."""
+    """Balanced one-way data whose REML estimate of the variance ratio is exactly `ratio` (negative: zero)."""
     rng = np.random.default_rng(seed)
     means = rng.normal(size=groups)
     means = (means - means.mean()) / means.std(ddof=1)
@@ -77,7 +77,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(formula: str, data: Any, **options: Any) -> Outcome:
-    """Fit and use every method; errors of other classes, and warnings of others, pass through and fail the test."""
+    """Fit and use every method; errors and warnings of other classes pass through and fail the test."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("error")
         warnings.simplefilter("always", jm.JaxMixedWarning)

@@ -66,7 +66,7 @@ FORMULA_LAYER, FRAME_LAYER = 6, 7
 
 # What a layer may import from outside the standard library.
 THIRD_PARTY = {
-    0: {"jax", "jaxtyping"},
+    0: {"jax", "numpy"},  # the two kinds of array that _types names
     1: {"jax", "jaxlib", "jaxtyping", "numpy"},
     2: {"jax", "jaxtyping", "numpy"},
     3: {"jax", "jaxtyping", "numpy"},

@@ -22,7 +22,9 @@ def double() -> Iterator[None]:
 def draw(structure: Covariance, rng: np.random.Generator) -> np.ndarray:
     """Canonical parameters: diagonals positive."""
     lower = np.array([bound for bound, _ in structure.bounds()])
-    return np.where(lower == 0, rng.uniform(0.3, 2, structure.num_params), rng.normal(size=structure.num_params))
+    return np.where(
+        lower == 0, rng.uniform(0.3, 2, structure.num_params), rng.normal(size=structure.num_params)
+    )
 
 
 def covariance(structure: Covariance, theta: np.ndarray) -> np.ndarray:
@@ -35,7 +37,9 @@ def structure(request: pytest.FixtureRequest) -> Covariance:
     return covariance_structure(*request.param)
 
 
-def test_the_jacobian_is_the_derivative_of_the_factor(structure: Covariance, rng: np.random.Generator) -> None:
+def test_the_jacobian_is_the_derivative_of_the_factor(
+    structure: Covariance, rng: np.random.Generator
+) -> None:
     theta = draw(structure, rng)
     expected = jax.jacfwd(structure.factor)(theta)
     np.testing.assert_allclose(structure.jacobian(theta), np.moveaxis(expected, -1, 0), atol=1e-15)
@@ -53,7 +57,9 @@ def test_parameters_come_back_from_their_covariance(structure: Covariance, rng: 
     np.testing.assert_allclose(structure.from_covariance(covariance(structure, theta)), theta, rtol=1e-10)
 
 
-def test_parameters_of_either_sign_have_one_canonical_form(structure: Covariance, rng: np.random.Generator) -> None:
+def test_parameters_of_either_sign_have_one_canonical_form(
+    structure: Covariance, rng: np.random.Generator
+) -> None:
     theta = draw(structure, rng)
     np.testing.assert_allclose(structure.from_covariance(covariance(structure, -theta)), theta, rtol=1e-10)
 
@@ -73,12 +79,24 @@ def test_nothing_inside_is_on_the_boundary(structure: Covariance, rng: np.random
     assert not structure.on_boundary(draw(structure, rng)).any()
 
 
-def test_every_parameter_has_a_name_a_bound_a_scale_and_a_start(structure: Covariance) -> None:
+def test_every_parameter_has_a_name_a_bound_and_a_start(structure: Covariance) -> None:
     k, names = structure.num_params, structure.names(NAMES[: structure.q])
     assert len(names) == len(set(names)) == k
     assert len(structure.bounds()) == len(structure.initial()) == k
-    assert len(structure.scales(np.ones(structure.q))) == k
-    np.testing.assert_allclose(structure.scales(np.ones(structure.q)), 1.0)
+
+
+def test_parameters_come_back_from_any_factor_of_their_covariance(
+    structure: Covariance, rng: np.random.Generator
+) -> None:
+    theta = draw(structure, rng)
+    rotation = np.linalg.qr(rng.normal(size=(structure.q, structure.q)))[0]
+    turned = np.asarray(structure.factor(theta)) @ rotation
+    np.testing.assert_allclose(structure.from_factor(turned), theta, rtol=1e-10, atol=1e-13)
+
+
+def test_a_factor_of_zeros_gives_parameters_of_zero(structure: Covariance) -> None:
+    zero = np.zeros((structure.q, structure.q))
+    np.testing.assert_array_equal(structure.from_factor(zero), np.zeros(structure.num_params))
 
 
 def test_shown_elements_are_distinct_and_in_the_lower_triangle(structure: Covariance) -> None:
@@ -112,7 +130,11 @@ def test_shapes_of_the_covariances(rng: np.random.Generator) -> None:
 def test_unstructured_parameters_go_down_the_columns_as_in_lme4() -> None:
     T = covariance_structure("unstructured", 3).factor(np.arange(1.0, 7.0))
     np.testing.assert_array_equal(T, [[1, 0, 0], [2, 4, 0], [3, 5, 6]])
-    assert covariance_structure("unstructured", 2).names(("(Intercept)", "x")) == ("(Intercept)", "x.(Intercept)", "x")
+    assert covariance_structure("unstructured", 2).names(("(Intercept)", "x")) == (
+        "(Intercept)",
+        "x.(Intercept)",
+        "x",
+    )
     assert covariance_structure("unstructured", 2).elements() == ((0, 0), (1, 0), (1, 1))
 
 
@@ -123,13 +145,17 @@ def test_a_structure_of_one_effect_is_one_variance(name: str) -> None:
     np.testing.assert_allclose(covariance(structure, np.array([3.0])), [[9.0]])
 
 
-def test_scales_follow_the_columns() -> None:
-    sizes = np.array([2.0, 8.0])
-    np.testing.assert_allclose(covariance_structure("unstructured", 2).scales(sizes), [1 / 2, 1 / 8, 1 / 8])
-    np.testing.assert_allclose(covariance_structure("independent", 2).scales(sizes), [1 / 2, 1 / 8])
-    common = 1 / np.sqrt(34.0)
-    np.testing.assert_allclose(covariance_structure("identity", 2).scales(sizes), [common])
-    np.testing.assert_allclose(covariance_structure("exchangeable", 2).scales(sizes), [common, common])
+def test_a_nearly_singular_factor_keeps_the_digits_that_its_covariance_loses() -> None:
+    structure = covariance_structure("unstructured", 2)
+    factor = np.array([[1.0, 0.0], [1.0, 1e-9]])
+    np.testing.assert_allclose(structure.from_factor(factor), [1, 1, 1e-9], rtol=1e-6)
+
+
+def test_a_singular_factor_has_an_exact_zero() -> None:
+    structure = covariance_structure("unstructured", 2)
+    turned = np.outer([0.3, -0.7], [0.6, 0.8])
+    np.testing.assert_allclose(structure.from_factor(turned), [0.3, -0.7, 0.0], atol=1e-15)
+    assert structure.from_factor(turned)[2] == 0
 
 
 def test_a_collapsed_column_is_on_the_boundary_as_a_whole() -> None:
@@ -148,7 +174,9 @@ def test_a_correlation_of_one_is_an_exact_zero_pivot() -> None:
 
 
 @pytest.mark.parametrize(("theta", "correlation"), [((2.0, 0.0), 1.0), ((0.0, 2.0), -0.5)])
-def test_a_singular_exchangeable_covariance_is_on_the_boundary(theta: tuple[float, float], correlation: float) -> None:
+def test_a_singular_exchangeable_covariance_is_on_the_boundary(
+    theta: tuple[float, float], correlation: float
+) -> None:
     structure = covariance_structure("exchangeable", 3)
     G = covariance(structure, np.array(theta))
     assert G[1, 0] / G[0, 0] == pytest.approx(correlation)
@@ -177,7 +205,7 @@ def test_a_singular_matrix_has_as_many_columns_as_its_rank(rank: int, rng: np.ra
     root = rng.normal(size=(4, rank))
     T = semidefinite_cholesky(root @ root.T, tolerance=1e-12)
     np.testing.assert_allclose(T @ T.T, root @ root.T, rtol=1e-10, atol=1e-12)
-    assert (T == np.tril(T)).all()
+    assert (np.tril(T) == T).all()
     assert int((np.diagonal(T) > 0).sum()) == rank
     assert (T[:, np.diagonal(T) == 0] == 0).all()
 

@@ -42,7 +42,8 @@ class Rows:
         return [Grouping(*one) for one in zip(self.Z, self.codes, SIZES, labels, strict=True)]
 
     def reduce(self) -> Reduction:
-        return reduce_rows(self.y, self.X, self.groupings, (), self.weights)
+        terms = tuple(Term(d, 0, covariance_structure("unstructured", Z.shape[1])) for d, Z in enumerate(self.Z))
+        return reduce_rows(self.y, self.X, self.groupings, terms, self.weights)
 
     def take(self, rows: np.ndarray) -> "Rows":
         other = Rows()
@@ -53,7 +54,7 @@ class Rows:
 
 
 def moments(stats: SufficientStatistics, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """``Z'Z`` and ``Z' [coarser Z, Xs, ys]`` of a level's entries, put together again from the orthogonal form."""
+    """``Zs'Zs`` and ``Zs' [coarser Zs, Xs, ys]`` of a level's entries, put together again from the orthogonal form."""
     leaf = stats.levels[0]
     if depth == 0:
         return np.einsum("abm,acm->bcm", leaf.root, leaf.root), np.einsum("abm,acm->bcm", leaf.root, leaf.cross)
@@ -73,13 +74,17 @@ def total(stats: SufficientStatistics) -> np.ndarray:
 
 
 def in_data_units(reduction: Reduction, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Moments in the user's numbering and with X and y as given: free of the signs of orthonormal columns."""
-    stats, (root, cross) = reduction.stats, moments(reduction.stats, depth)
-    cross = np.moveaxis(cross[..., reduction.positions[depth]], -1, 0)
-    p = len(stats.basis)
-    ZX = cross[..., -p - 1 : -1] @ stats.basis
-    Zy = cross[..., -1:] * stats.scale + ZX @ stats.origin[:, None]
-    return root[..., reduction.positions[depth]], np.concatenate([cross[..., : -p - 1], ZX, Zy], axis=-1)
+    """``Z'Z`` and ``Z' [coarser Z, X, y]`` of the user's groups, groups first."""
+    stats = reduction.stats
+    root, cross = (np.moveaxis(each[..., reduction.positions[depth]], -1, 0) for each in moments(stats, depth))
+    frame = stats.frames[depth]
+    root, cross = frame.T @ root @ frame, frame.T @ cross
+    parts, start = [], 0
+    for coarser in (*stats.frames[depth + 1 :], stats.basis):
+        parts.append(cross[..., start : start + len(coarser)] @ coarser)
+        start += len(coarser)
+    Zy = cross[..., -1:] * stats.scale + parts[-1] @ stats.origin[:, None]
+    return root, np.concatenate([*parts, Zy], axis=-1)
 
 
 def assert_same(a: Reduction, b: Reduction, tolerance: float = ROUNDING) -> None:
@@ -87,7 +92,9 @@ def assert_same(a: Reduction, b: Reduction, tolerance: float = ROUNDING) -> None
         for left, right in zip(in_data_units(a, depth), in_data_units(b, depth), strict=True):
             np.testing.assert_allclose(left, right, rtol=tolerance, atol=tolerance * np.abs(right).max())
     left, right = total(a.stats), total(b.stats)
-    np.testing.assert_allclose(left[-1, -1] * a.stats.scale**2, right[-1, -1] * b.stats.scale**2, rtol=tolerance)
+    np.testing.assert_allclose(
+        left[-1, -1] * a.stats.scale**2, right[-1, -1] * b.stats.scale**2, rtol=tolerance
+    )
     np.testing.assert_allclose(a.stats.log_det_basis, b.stats.log_det_basis, rtol=tolerance)
 
 
@@ -96,19 +103,34 @@ def test_the_statistics_are_the_cross_products_of_the_data() -> None:
     rows.weights = np.random.default_rng(1).uniform(0.5, 2, N)
     reduction = rows.reduce()
     stats, w = reduction.stats, rows.weights[:, None]
-    Xs = rows.X @ np.linalg.inv(stats.basis)
-    ys = (rows.y - rows.X @ stats.origin) / stats.scale
     for depth, (Z, codes) in enumerate(zip(rows.Z, rows.codes, strict=True)):
-        remaining = np.column_stack([*rows.Z[depth + 1 :], Xs, ys])
-        root, cross = moments(stats, depth)
-        for group, entry in enumerate(reduction.positions[depth]):
+        remaining = np.column_stack([*rows.Z[depth + 1 :], rows.X, rows.y])
+        root, cross = in_data_units(reduction, depth)
+        for group in range(SIZES[depth]):
             mine = codes == group
-            np.testing.assert_allclose(root[..., entry], Z[mine].T @ (w * Z)[mine], rtol=1e-10, atol=1e-11)
-            np.testing.assert_allclose(cross[..., entry], Z[mine].T @ (w * remaining)[mine], rtol=1e-10, atol=1e-11)
+            np.testing.assert_allclose(root[group], Z[mine].T @ (w * Z)[mine], rtol=1e-10, atol=1e-11)
+            np.testing.assert_allclose(cross[group], Z[mine].T @ (w * remaining)[mine], rtol=1e-10, atol=1e-11)
+    Xs, ys = rows.X @ np.linalg.inv(stats.basis), (rows.y - rows.X @ stats.origin) / stats.scale
     both = np.column_stack([Xs, ys])
     np.testing.assert_allclose(total(stats), both.T @ (w * both), rtol=1e-10, atol=1e-10)
     assert stats.nobs == N
     assert stats.sum_log_weights == pytest.approx(np.log(rows.weights).sum(), rel=1e-13)
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "independent", "identity", "exchangeable"])
+def test_random_effects_columns_have_unit_mean_square_in_coordinates_that_suit_their_structure(structure: str) -> None:
+    rows = Rows(1)
+    rows.X[:, 1] += 2000.0
+    Z = rows.X[:, :2] * [1.0, 12.0]
+    term = Term(0, 0, covariance_structure(structure, 2))
+    stats = reduce_rows(rows.y, rows.X, [Grouping(Z, rows.codes[0], SIZES[0], "g")], (term,)).stats
+    (frame,) = stats.frames
+    squares = np.trace(moments(stats, 0)[0].sum(axis=-1)) / N
+    assert squares == pytest.approx(2.0, rel=1e-9)
+    if structure != "unstructured":  # these structures know no covariance, or one that columns must share
+        assert frame[0, 1] == frame[1, 0] == 0
+    if structure in ("identity", "exchangeable"):
+        assert frame[0, 0] == frame[1, 1]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -126,7 +148,9 @@ def test_the_fixed_effects_columns_are_orthonormal_and_the_response_their_residu
     np.testing.assert_allclose(stats.origin, expected, rtol=1e-10)
     rss = np.sum(w * (rows.y - rows.X @ expected) ** 2)
     assert found[3, 3] * stats.scale**2 == pytest.approx(rss, rel=1e-12)
-    assert stats.log_det_basis == pytest.approx(np.linalg.slogdet(rows.X.T @ (w[:, None] * rows.X))[1], rel=1e-12)
+    assert stats.log_det_basis == pytest.approx(
+        np.linalg.slogdet(rows.X.T @ (w[:, None] * rows.X))[1], rel=1e-12
+    )
 
 
 def test_the_roots_are_upper_triangular_with_non_negative_diagonals() -> None:
@@ -170,7 +194,9 @@ def test_a_linear_model_in_blocks_has_the_same_statistics(monkeypatch: pytest.Mo
     assert found.levels == expected.levels == ()
 
 
-@pytest.mark.parametrize(("x_shift", "y_shift"), [(1e9, 0.0), (0.0, 2.0**40), (-1e9, -(2.0**40)), (2.0**30, 1e12)])
+@pytest.mark.parametrize(
+    ("x_shift", "y_shift"), [(1e9, 0.0), (0.0, 2.0**40), (-1e9, -(2.0**40)), (2.0**30, 1e12)]
+)
 def test_huge_offsets_leave_the_statistics_as_they_are(x_shift: float, y_shift: float) -> None:
     rows = Rows(8)
     expected = rows.reduce()
@@ -202,16 +228,27 @@ def test_units_leave_the_statistics_as_they_are(exponent: int) -> None:
 
 
 @pytest.mark.parametrize("exponent", [-100, 100])
-def test_units_of_random_effects_columns_pass_through(exponent: int) -> None:
+def test_units_of_random_effects_columns_go_into_their_frames(exponent: int) -> None:
     rows, unit = Rows(10), 2.0**exponent
     expected = rows.reduce()
     rows.Z = [rows.Z[0] * [1, unit], rows.Z[1], rows.Z[2] * [unit, 1]]
     scaled = rows.reduce()
-    root, _ = moments(scaled.stats, 0)
-    reference, _ = moments(expected.stats, 0)
-    np.testing.assert_allclose(root[1, 1], reference[1, 1] * unit**2, rtol=ROUNDING)
-    coarse, _ = moments(scaled.stats, 2)
-    np.testing.assert_allclose(coarse[0, 0], moments(expected.stats, 2)[0][0, 0] * unit**2, rtol=ROUNDING)
+    for depth in range(3):
+        for left, right in zip(moments(scaled.stats, depth), moments(expected.stats, depth), strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-9, atol=ROUNDING * np.abs(right).max())
+    np.testing.assert_allclose(scaled.stats.frames[0], expected.stats.frames[0] * [1, unit], rtol=1e-10)
+    np.testing.assert_allclose(scaled.stats.frames[2], expected.stats.frames[2] * [unit, 1], rtol=1e-10)
+
+
+@pytest.mark.parametrize("shift", [2000.0, 1e9])
+def test_the_origin_of_a_slope_goes_into_its_frame(shift: float) -> None:
+    rows = Rows(10)
+    expected = rows.reduce()
+    rows.Z[0] = rows.Z[0] + [0.0, shift]
+    shifted = rows.reduce()
+    for left, right in zip(moments(shifted.stats, 0), moments(expected.stats, 0), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-9, atol=1e-10 * np.abs(right).max())
+    np.testing.assert_allclose(shifted.stats.frames[0][:, 0], expected.stats.frames[0][:, 0], rtol=1e-10)
 
 
 def test_the_inputs_are_not_modified() -> None:
@@ -251,23 +288,23 @@ def test_the_later_of_dependent_columns_is_dropped(columns: str, kept: list[int]
     available = {"1": np.ones(N), "a": a, "b": b, "s": a - 2 * b + 3, "0": np.zeros(N)}
     X = np.column_stack([available[name] for name in columns])
     fixed = fixed_basis(rows.y, X, None)
-    assert fixed.keep.tolist() == kept
-    np.testing.assert_array_equal(fixed_basis(rows.y, X, None).keep, fixed.keep)
+    assert fixed.columns.keep.tolist() == kept
+    np.testing.assert_array_equal(fixed_basis(rows.y, X, None).columns.keep, fixed.columns.keep)
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 def test_the_rank_does_not_depend_on_units(scale: float) -> None:
     rows = Rows(13)
     X = np.column_stack([rows.X, rows.X[:, 1] + rows.X[:, 2]])
-    assert fixed_basis(rows.y, X * [1, scale, 1, 1 / scale], None).keep.tolist() == [0, 1, 2]
-    assert fixed_basis(rows.y, rows.X * [1, scale, 1 / scale], None).keep.tolist() == [0, 1, 2]
+    assert fixed_basis(rows.y, X * [1, scale, 1, 1 / scale], None).columns.keep.tolist() == [0, 1, 2]
+    assert fixed_basis(rows.y, rows.X * [1, scale, 1 / scale], None).columns.keep.tolist() == [0, 1, 2]
 
 
 def test_the_rank_is_found_in_blocks_as_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Rows(14)
     X = np.column_stack([rows.X, rows.X[:, 1] - rows.X[:, 2], rows.X[:, 1] ** 2])
     monkeypatch.setattr(basis, "BLOCK_ROWS", 9)
-    assert fixed_basis(rows.y, X, None).keep.tolist() == [0, 1, 2, 4]
+    assert fixed_basis(rows.y, X, None).columns.keep.tolist() == [0, 1, 2, 4]
 
 
 def test_nearly_dependent_columns_are_kept_and_their_condition_reported() -> None:
@@ -275,9 +312,9 @@ def test_nearly_dependent_columns_are_kept_and_their_condition_reported() -> Non
     noise = np.random.default_rng(15).normal(size=N)
     X = np.column_stack([rows.X, rows.X[:, 1] + 1e-8 * noise])
     fixed = fixed_basis(rows.y, X, None)
-    assert fixed.keep.tolist() == [0, 1, 2, 3]
-    assert 1e7 < fixed.condition < 1e9
-    assert fixed_basis(rows.y, rows.X, None).condition < 3
+    assert fixed.columns.keep.tolist() == [0, 1, 2, 3]
+    assert 1e7 < fixed.columns.condition < 1e9
+    assert fixed_basis(rows.y, rows.X, None).columns.condition < 3
 
 
 def test_dropping_a_column_leaves_the_statistics_of_the_model_without_it() -> None:
@@ -288,6 +325,10 @@ def test_dropping_a_column_leaves_the_statistics_of_the_model_without_it() -> No
 
 
 # Chains of factors
+
+
+def intercepts(levels: int) -> tuple[Term, ...]:
+    return tuple(Term(level, 0, covariance_structure("unstructured", 1)) for level in range(levels))
 
 
 def grouping(codes: Sequence[int], label: str) -> Grouping:
@@ -320,13 +361,17 @@ def test_the_statistics_know_every_ancestor() -> None:
     [
         [grouping([0, 0, 1, 1, 2, 2], "pupil"), grouping([0, 1, 0, 1, 0, 1], "teacher")],
         [grouping([0, 0, 1, 1, 2, 2], "pupil"), grouping([0, 0, 0, 0, 0, 1], "teacher")],
-        [grouping(range(6), "row"), grouping([0, 0, 1, 1, 2, 2], "pupil"), grouping([0, 1, 0, 1, 0, 1], "teacher")],
+        [
+            grouping(range(6), "row"),
+            grouping([0, 0, 1, 1, 2, 2], "pupil"),
+            grouping([0, 1, 0, 1, 0, 1], "teacher"),
+        ],
     ],
 )
 def test_crossed_factors_are_refused_by_both_names(chain: list[Grouping]) -> None:
     y = np.array([1.0, 3, 2, 5, 4, 7])
     with pytest.raises(DesignError, match=r"'pupil' and 'teacher' are crossed") as caught:
-        reduce_rows(y, np.ones((6, 1)), chain, ())
+        reduce_rows(y, np.ones((6, 1)), chain, intercepts(len(chain)))
     assert "(1 | teacher/pupil)" in str(caught.value)
 
 
@@ -366,7 +411,7 @@ def balanced(m: int = 60, parents: int = 3) -> tuple[Reduction, np.ndarray]:
     times = np.tile(np.arange(4.0), m)
     codes = np.repeat(np.arange(m), 4)
     Z = np.column_stack([np.ones(4 * m), times])
-    terms = (Term(0, 0, covariance_structure("unstructured", 2)),)
+    terms = (Term(0, 0, covariance_structure("unstructured", 2)), Term(1, 0, covariance_structure("unstructured", 1)))
     chain = [Grouping(Z, codes, m, "g"), Grouping(np.ones((4 * m, 1)), codes % parents, parents, "h")]
     y = rng.normal(size=4 * m)
     return reduce_rows(y, Z, chain, terms), y
@@ -414,7 +459,9 @@ def test_random_intercepts_need_an_entry_per_group_size() -> None:
     counts = rng.integers(2, 6, 200)
     codes = rng.permutation(np.repeat(np.arange(200), counts))
     one = np.ones((len(codes), 1))
-    stats = compress(reduce_rows(rng.normal(size=len(codes)), one, [Grouping(one, codes, 200, "g")], ()).stats)
+    stats = compress(
+        reduce_rows(rng.normal(size=len(codes)), one, [Grouping(one, codes, 200, "g")], intercepts(1)).stats
+    )
     assert sorted(stats.levels[0].count.tolist()) == sorted(np.bincount(counts)[2:].tolist())
 
 

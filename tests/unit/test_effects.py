@@ -96,7 +96,9 @@ def chain(seed: int = 0):  # type: ignore[no-untyped-def]
     Z = [np.column_stack([np.ones(n), rng.normal(size=n)]), np.ones((n, 1)), rng.normal(size=(n, 2))]
     X = np.column_stack([np.ones(n), rng.normal(size=n)])
     y = 3 + rng.normal(size=n) + rng.normal(size=18)[fine]
-    terms = tuple(Term(d, 0, covariance_structure("unstructured", block.shape[1])) for d, block in enumerate(Z))
+    terms = tuple(
+        Term(d, 0, covariance_structure("unstructured", block.shape[1])) for d, block in enumerate(Z)
+    )
     groupings = [Grouping(*one, f"g{d}") for d, one in enumerate(zip(Z, codes, sizes, strict=True))]
     reduction = reduce_rows(y, X, groupings, terms)
     moments = summarise(y, X, Z, codes, num_groups=sizes)
@@ -168,4 +170,6 @@ def test_modes_are_numpy_arrays_in_the_order_of_the_levels() -> None:
     assert type(modes) is np.ndarray
     assert modes.shape == (18, 2)
     forwards = quietly("Reaction ~ Days + (Days | Subject)", jm.datasets.load("sleepstudy"))
-    np.testing.assert_allclose(found.ranef()["Subject"].loc[308], forwards.ranef()["Subject"].loc[308], rtol=1e-8)
+    np.testing.assert_allclose(
+        found.ranef()["Subject"].loc[308], forwards.ranef()["Subject"].loc[308], rtol=1e-8
+    )

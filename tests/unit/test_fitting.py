@@ -31,7 +31,9 @@ def reduce_one_way(y: np.ndarray, X: np.ndarray | None = None) -> Reduction:
     m, k = y.shape
     one = np.ones((m * k, 1))
     terms = (Term(0, 0, covariance_structure("unstructured", 1)),)
-    return reduce_rows(y.ravel(), one if X is None else X, [Grouping(one, np.repeat(np.arange(m), k), m, "g")], terms)
+    return reduce_rows(
+        y.ravel(), one if X is None else X, [Grouping(one, np.repeat(np.arange(m), k), m, "g")], terms
+    )
 
 
 def fit_one_way(y: np.ndarray, method: str, **options: int) -> Estimates:
@@ -40,7 +42,7 @@ def fit_one_way(y: np.ndarray, method: str, **options: int) -> Estimates:
 
 
 def closed_form(y: np.ndarray, method: str) -> tuple[float, float, float]:
-    """Variance ratio, sigma squared and deviance of the balanced one-way model (Searle et al. 1992, section 3.7)."""
+    """Variance ratio, sigma squared and deviance of the balanced one-way model (Searle et al. 1992, 3.7)."""
     m, k = y.shape
     n, restricted = m * k, method == "reml"
     means = y.mean(axis=1)
@@ -200,8 +202,12 @@ def test_no_other_start_finds_a_better_optimum(seed: int) -> None:
     result = quietly(SLOPE, data)
     stats, rng = result.state.stats, np.random.default_rng(seed)
     with double_precision():
-        minimise = jax.jit(lambda start: jm.optim.newton(lambda t: (deviance(t, stats), None), start).evaluation.value)
-        values = [float(minimise(rng.normal(size=3) * scale)) for scale in (0.1, 0.5, 1, 2, 5) for _ in range(4)]
+        minimise = jax.jit(
+            lambda start: jm.optim.newton(lambda t: (deviance(t, stats), None), start).evaluation.value
+        )
+        values = [
+            float(minimise(rng.normal(size=3) * scale)) for scale in (0.1, 0.5, 1, 2, 5) for _ in range(4)
+        ]
     assert result.deviance <= np.nanmin(values) + 1e-8
     assert result.converged
 
@@ -240,7 +246,9 @@ def test_a_matrix_of_rank_two_names_its_direction() -> None:
         (sentence,) = found.estimates.diagnostics.singular_terms
         assert sentence.startswith("g: the combination ")
         assert all(f"*{name}" in sentence for name in ("(Intercept)", "x", "z"))
-        weights = np.array([float(part.split("*")[0]) for part in sentence.split("combination ")[1].split(" has")[0].split()])
+        weights = np.array(
+            [float(part.split("*")[0]) for part in sentence.split("combination ")[1].split(" has")[0].split()]
+        )
         cov = found.estimates.terms[0].cov
         assert weights @ cov @ weights < 1e-4 * np.trace(cov)  # the sentence prints three digits
         assert found.converged

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -119,12 +121,12 @@ def test_ratios_of_all_sizes_are_estimated_without_a_word(true_ratio, tolerance,
 
 @pytest.mark.parametrize("true_ratio", [1e-6, 1e-8, 1e-10, 1e-12])
 def test_a_ratio_too_small_for_the_likelihood_is_right_or_zero_and_no_alarm(true_ratio):
-    # The deviances at zero and at the optimum differ by less than rounding: both answers are optima.
+    # Over 3e-8 in the ratio the deviance changes by 3e-13, which is its rounding: all these answers are optima.
     design = one_way(true_ratio)
     found = outcome(ONE_WAY, design.data)
     assert found.fit.converged, found.text
     assert found.fit.sigma**2 == pytest.approx(1, rel=1e-6)
-    assert ratio(found.fit) == 0 or ratio(found.fit) == pytest.approx(true_ratio, rel=0.1)
+    assert ratio(found.fit) == pytest.approx(true_ratio, abs=3e-8)
     assert found.fit.is_singular == (ratio(found.fit) == 0)
 
 
@@ -260,4 +262,4 @@ def test_larger_models_never_have_a_smaller_likelihood(seed):
     data = students(seed, between=0.1, groups=32)
     chain = ["y ~ x", "y ~ x + (1 | g)", "y ~ x + (x || g)", "y ~ x + (x | g)"]
     llf = [quietly(formula, data, method="ml").llf for formula in chain]
-    assert all(larger >= smaller - 1e-9 for smaller, larger in zip(llf, llf[1:], strict=False)), llf
+    assert all(larger >= smaller - 1e-9 for smaller, larger in pairwise(llf)), llf

@@ -116,7 +116,7 @@ def test_a_shift_of_a_random_slopes_predictor_leaves_the_likelihood(shift):
 
 @pytest.mark.parametrize("shift", [1e6, 1e8, 1e10, 1e12])
 def test_a_shift_beyond_the_reach_of_float64_is_never_silent(shift):
-    data = students(5, slope=0.7)
+    data = rounded(students(5, slope=0.7))
     base, moved = quietly(SLOPES, data), outcome(SLOPES, data.assign(x=data["x"] + shift))
     assert moved.text or moved.fit.llf == pytest.approx(base.llf, abs=1e-4)
 
@@ -162,7 +162,19 @@ INTEGERS = np.random.default_rng(8).integers(-100, 100, size=(2, 150))
 
 @pytest.mark.parametrize(
     "dtype",
-    ["int8", "int16", "int32", "int64", "Int8", "Int64", "Float32", "Float64", "float32", "float64", "object"],
+    [
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "Int8",
+        "Int64",
+        "Float32",
+        "Float64",
+        "float32",
+        "float64",
+        "object",
+    ],
 )
 def test_numbers_of_every_type_are_computed_in_float64(dtype):
     data = students(8)
@@ -316,9 +328,7 @@ def test_unused_categories_and_the_order_of_categories_change_nothing():
         fit = quietly("y ~ x + (1 | h)", data.assign(h=pd.Categorical(labels, categories, ordered=ordered)))
         assert_same_fit(fit, expected, rtol=1e-12)
         assert fit.ngroups["h"] == 30
-        np.testing.assert_allclose(
-            fit.ranef()["h"].loc["s07"], expected.ranef()["h"].loc["s07"], rtol=1e-10
-        )
+        np.testing.assert_allclose(fit.ranef()["h"].loc["s07"], expected.ranef()["h"].loc["s07"], rtol=1e-10)
 
 
 @pytest.mark.parametrize(

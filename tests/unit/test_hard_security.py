@@ -1,4 +1,4 @@
-"""Formulas, names and files from strangers: nothing in them runs, and nothing in them reaches page or terminal raw."""
+"""Formulas, names and files from strangers: nothing in them runs, or reaches page or terminal raw."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ HOSTILE = [
     "y ~ x.to_csv('{marker}') + (1 | g)",
     "y ~ x.__class__.__mro__ + (1 | g)",
     "y ~ open('{marker}', 'w') + (1 | g)",
-    "y ~ exec('open(\"{marker}\", \"w\")') + (1 | g)",
-    "y ~ eval('open(\"{marker}\", \"w\")') + (1 | g)",
+    'y ~ exec(\'open("{marker}", "w")\') + (1 | g)',
+    'y ~ eval(\'open("{marker}", "w")\') + (1 | g)',
     "y ~ pd.eval('x') + (1 | g)",
     "y ~ (lambda: open('{marker}', 'w'))() + (1 | g)",
     "y ~ [open('{marker}', 'w')] + (1 | g)",
@@ -37,7 +37,7 @@ HOSTILE = [
     "y ~ x + (1 | g)\nimport os; os.system('touch {marker}')",
     "open('{marker}', 'w') ~ x + (1 | g)",
     "y ~ log(open('{marker}', 'w')) + (1 | g)",
-    "y ~ f'{{open(\"{marker}\", \"w\")}}' + (1 | g)",
+    'y ~ f\'{{open("{marker}", "w")}}\' + (1 | g)',
     "y ~ x @ open('{marker}', 'w') + (1 | g)",
     "y ~ offset(open('{marker}', 'w')) + (1 | g)",
     "y ~ `__import__('os').system('touch {marker}')` + (1 | g)",
@@ -225,6 +225,25 @@ def test_a_fit_draws_no_random_numbers_of_the_user():
     use_everything(quietly("y ~ x + (x | g)", students(4, slope=0.7)))
     assert random.getstate() == states[0]
     assert np.array_equal(np.random.get_state()[1], states[1])
+
+
+def test_the_first_fit_of_a_process_leaves_the_users_random_numbers_alone():
+    # JAX draws from NumPy's global generator while it is imported.
+    code = (
+        "import numpy as np, random\n"
+        "before = np.random.get_state()[1].copy(), random.getstate()\n"
+        "import jaxmixed as jm\n"
+        "imported = np.random.get_state()[1].copy(), random.getstate()\n"
+        "jm.mixed('Reaction ~ Days + (1 | Subject)', jm.datasets.load('sleepstudy'))\n"
+        "fitted = np.random.get_state()[1].copy(), random.getstate()\n"
+        "for after in (imported, fitted):\n"
+        "    assert (before[0] == after[0]).all() and before[1] == after[1]\n"
+    )
+    root = Path(jm.__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_same_fit_twice_has_the_same_bits():

@@ -1,4 +1,4 @@
-"""Standard errors of variance parameters against the numerical Hessian of the dense likelihood, on every scale."""
+"""Standard errors of variance parameters against the numerical Hessian of the dense likelihood."""
 
 from collections.abc import Callable
 from functools import cache
@@ -64,7 +64,9 @@ def dense_model(found: jm.MixedResults) -> DenseModel:
 def transformed(found: jm.MixedResults, vi: VarianceInference) -> Array:
     """Parameters as log standard deviations and atanh correlations, the residual last."""
     diagonal = np.array([i == j for _, i, j in vi.index])
-    return np.where(diagonal, np.log(np.where(diagonal, vi.sd_corr, 1)), np.arctanh(np.where(diagonal, 0, vi.sd_corr)))
+    return np.where(
+        diagonal, np.log(np.where(diagonal, vi.sd_corr, 1)), np.arctanh(np.where(diagonal, 0, vi.sd_corr))
+    )
 
 
 def covariances(found: jm.MixedResults, vi: VarianceInference, z: Array) -> tuple[tuple[Array, ...], float]:
@@ -99,7 +101,7 @@ def numerical_hessian(function: Callable[[Array], float], x: Array) -> Array:
 
 @cache
 def oracle(name: str, method: str) -> Array:
-    """Covariance of (log sd, atanh corr, log sigma): the inverse of minus the Hessian of the log-likelihood."""
+    """Covariance of (log sd, atanh corr, log sigma): minus the inverse Hessian of the log-likelihood."""
     found, vi = fitted(name, method)
     model = dense_model(found)
 
@@ -121,7 +123,9 @@ def close(found: Array, expected: Array) -> None:
 
 
 @each
-def test_the_covariance_on_the_log_and_atanh_scale_is_that_of_the_dense_likelihood(name: str, method: str) -> None:
+def test_the_covariance_on_the_log_and_atanh_scale_is_that_of_the_dense_likelihood(
+    name: str, method: str
+) -> None:
     _, vi = fitted(name, method)
     close(vi.log_covariance, oracle(name, method))
 
@@ -170,7 +174,7 @@ def test_parameters_are_listed_columnwise_term_by_term() -> None:
     _, vi = fitted("identity", "reml")
     assert vi.index == ((0, 0, 0), (-1, 0, 0))
     _, vi = fitted("exchangeable", "reml")
-    assert vi.index == ((0, 0, 0), (1, 0), (-1, 0, 0))[:1] + ((0, 1, 0), (-1, 0, 0))
+    assert vi.index == ((0, 0, 0), (0, 1, 0), (-1, 0, 0))
 
 
 def test_the_covariance_of_the_parameters_is_symmetric_and_positive_definite() -> None:
@@ -269,7 +273,13 @@ def test_the_table_has_the_columns_of_the_contract_and_the_residual_last() -> No
     shown = table(found)
     assert shown["group"].tolist() == ["g", "g", "g", "h", "Residual"]
     assert shown["effect"].tolist()[:4] == ["(Intercept)", "(Intercept)", "x", "(Intercept)"]
-    assert [value if isinstance(value, str) else None for value in shown["effect2"]] == [None, "x", None, None, None]
+    assert [value if isinstance(value, str) else None for value in shown["effect2"]] == [
+        None,
+        "x",
+        None,
+        None,
+        None,
+    ]
     assert set(shown.columns) == {
         *("group", "effect", "effect2", "estimate", "std_error", "conf_low", "conf_high"),
         *("sd_or_corr", "sd_or_corr_std_error", "sd_or_corr_conf_low", "sd_or_corr_conf_high"),
@@ -284,7 +294,9 @@ def test_intervals_are_symmetric_on_the_scales_of_stata(level: float, z: float) 
     variance = np.array([i == j for _, i, j in vi.index])
     for column, power in (("estimate", 2), ("sd_or_corr", 1)):
         prefix = "" if column == "estimate" else "sd_or_corr_"
-        low, high = (shown.loc[variance, f"{prefix}conf_{end}"].to_numpy(dtype=float) for end in ("low", "high"))
+        low, high = (
+            shown.loc[variance, f"{prefix}conf_{end}"].to_numpy(dtype=float) for end in ("low", "high")
+        )
         estimate = shown.loc[variance, column].to_numpy(dtype=float)
         np.testing.assert_allclose(np.log(high / estimate), power * half[variance], rtol=1e-12)
         np.testing.assert_allclose(np.log(estimate / low), power * half[variance], rtol=1e-12)
@@ -307,7 +319,9 @@ def test_sleepstudy_by_maximum_likelihood_has_published_standard_errors() -> Non
     vi = variance_inference(found.estimates)
     d = jm.datasets.load("sleepstudy")
     Z = np.column_stack([np.ones(180), d["Days"]])
-    model = DenseModel(d["Reaction"].to_numpy(), Z, (Block(Z, pd.factorize(d["Subject"])[0].astype(np.int64)),))
+    model = DenseModel(
+        d["Reaction"].to_numpy(), Z, (Block(Z, pd.factorize(d["Subject"])[0].astype(np.int64)),)
+    )
 
     def loglik(z: Array) -> float:
         covs, sigma = covariances(found, vi, z)

@@ -1,7 +1,8 @@
-"""The likelihood against the dense Gaussian density, in value and in derivatives, in every form of the statistics."""
+"""The likelihood against the dense Gaussian density, values and derivatives, in every form of statistics."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from scipy.stats import multivariate_normal
 
 from jaxmixed.covariance import covariance_structure
 from jaxmixed.crossproducts import Grouping, reduce_rows
-from jaxmixed.likelihood import Parameters, deviance, loglik, marginal_loglik, profile
+from jaxmixed.likelihood import Parameters, deviance, level_factors, loglik, marginal_loglik, profile
 from jaxmixed.patterns import compress
 from jaxmixed.precision import double_precision
 from jaxmixed.statistics import SufficientStatistics, Term, pad, summarise
@@ -108,10 +109,12 @@ def draw(name: str, seed: int, weights: bool = False) -> Chain:
     """Rows in no order, in groups of 1 to 8 rows."""
     rng = np.random.default_rng(seed)
     levels = CHAINS[name]
-    owners = [rng.permutation(np.resize(np.arange(b), a)) for a, b in zip(SIZES[:-1], SIZES[1:], strict=True)]
+    owners = [rng.permutation(np.resize(np.arange(b), a)) for a, b in pairwise(SIZES)]
     fine = np.concatenate([np.arange(18), rng.integers(2, 18, N - 18)])  # groups 0 and 1 have a single row
     codes = [rng.permutation(fine)]
-    codes.extend(owners[depth][codes[0]] if depth == 0 else owners[1][owners[0][codes[0]]] for depth in range(2))
+    codes.extend(
+        owners[depth][codes[0]] if depth == 0 else owners[1][owners[0][codes[0]]] for depth in range(2)
+    )
     Z, terms = [], []
     for depth, members in enumerate(levels):
         start = 0
@@ -162,7 +165,10 @@ def balanced(levels: int, weights: bool) -> Chain:
     m = 60
     codes = [np.repeat(np.arange(m), 3), np.repeat(np.arange(m) // 20, 3)][:levels]
     Z = [np.column_stack([np.ones(3 * m), np.tile(times, m)]), np.ones((3 * m, 1))][:levels]
-    terms = (Term(0, 0, covariance_structure("unstructured", 2)), Term(1, 0, covariance_structure("unstructured", 1)))
+    terms = (
+        Term(0, 0, covariance_structure("unstructured", 2)),
+        Term(1, 0, covariance_structure("unstructured", 1)),
+    )
     X = np.column_stack([np.ones(3 * m), np.tile(times, m)])
     y = rng.normal(size=3 * m) + Z[0][:, 1] * rng.normal(size=m)[codes[0]]
     w = np.tile([1.0, 0.5, 2.0], m) if weights else None
@@ -191,7 +197,7 @@ def test_profiled_quantities_are_those_of_the_dense_model(name: str) -> None:
     theta = thetas(chain, 3)[0]
     dense = chain.dense().profiled(chain.covariances(theta), "reml")
     stats = chain.statistics("orthogonal")
-    found = jax.jit(profile)(theta, stats)
+    found = jax.jit(lambda theta: profile(level_factors(theta, stats), stats))(theta)
     np.testing.assert_allclose(np.exp(found.log_rss) / (N - P), dense.sigma**2, rtol=VALUE)
     schur = np.asarray(found.schur)
     standardised = np.linalg.solve(schur[:P, :P], schur[:P, P])
@@ -237,7 +243,9 @@ def dense_deviance(theta: jax.Array, chain: Chain, method: str) -> jax.Array:
 
 
 def close(found: jax.Array, expected: jax.Array, tolerance: float) -> None:
-    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * float(np.abs(expected).max()))
+    np.testing.assert_allclose(
+        found, expected, rtol=tolerance, atol=tolerance * float(np.abs(expected).max())
+    )
 
 
 @pytest.mark.parametrize(
@@ -267,7 +275,9 @@ def test_gradient_and_hessian_are_those_of_the_dense_density(name: str, method: 
         close(gradient(theta), expected_gradient, DERIVATIVE)
         close(hessian(theta), expected_hessian, DERIVATIVE)
         steps = h * np.eye(len(theta))
-        close(hessian(theta), [(gradient(theta + s) - gradient(theta - s)) / (2 * h) for s in steps], DIFFERENCE)
+        close(
+            hessian(theta), [(gradient(theta + s) - gradient(theta - s)) / (2 * h) for s in steps], DIFFERENCE
+        )
         differences = [(both(theta + s, stats) - both(theta - s, stats)) / (2 * h) for s in steps]
         ml_or_reml = ("ml", "reml").index(method)
         close(gradient(theta), np.array(differences)[:, ml_or_reml], DIFFERENCE)
@@ -372,9 +382,16 @@ def test_derivatives_reach_the_data() -> None:
     gradient = jax.jit(jax.grad(ours, argnums=(0, 1, 2, 3)))(*data)
     h = 1e-5
     for moved in range(4):
-        direction = [jax.tree.map(lambda a, on=(i == moved): on * rng.normal(size=a.shape), a) for i, a in enumerate(data)]
-        above, below = (jax.tree.map(lambda a, d, s=s: a + s * h * d, data, tuple(direction)) for s in (1, -1))
-        slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: float(np.sum(g * d)), gradient, tuple(direction))))
+        direction = [
+            jax.tree.map(lambda a, on=(i == moved): on * rng.normal(size=a.shape), a)
+            for i, a in enumerate(data)
+        ]
+        above, below = (
+            jax.tree.map(lambda a, d, s=s: a + s * h * d, data, tuple(direction)) for s in (1, -1)
+        )
+        slope = sum(
+            jax.tree.leaves(jax.tree.map(lambda g, d: float(np.sum(g * d)), gradient, tuple(direction)))
+        )
         assert slope == pytest.approx((dense(*above) - dense(*below)) / (2 * h), rel=1e-6)
 
 
@@ -407,4 +424,6 @@ def test_the_marginal_likelihood_is_a_normal_density(weights: bool) -> None:
     assert np.sum(d_G * move) == pytest.approx(
         (density(beta, G + h * move, sigma) - density(beta, G - h * move, sigma)) / (2 * h), rel=1e-6
     )
-    assert d_sigma == pytest.approx((density(beta, G, sigma + h) - density(beta, G, sigma - h)) / (2 * h), rel=1e-6)
+    assert d_sigma == pytest.approx(
+        (density(beta, G, sigma + h) - density(beta, G, sigma - h)) / (2 * h), rel=1e-6
+    )

@@ -59,7 +59,9 @@ def test_matrices_of_order_zero_have_determinant_one() -> None:
 
 
 @pytest.mark.parametrize("q", [2, 4, 10])
-def test_first_and_second_derivatives_are_those_of_jax_linear_algebra(q: int, rng: np.random.Generator) -> None:
+def test_first_and_second_derivatives_are_those_of_jax_linear_algebra(
+    q: int, rng: np.random.Generator
+) -> None:
     M = positive_definite(rng, q, 1)[:, :, 0]
     direction = positive_definite(rng, q, 1)[:, :, 0] / q
     weights = rng.normal(size=(q, q))
@@ -137,7 +139,9 @@ def test_one_indefinite_member_leaves_the_rest_of_the_batch_alone(rng: np.random
     inverse, logdet = inverse_and_logdet(M)
     others = [0, 1, 3]
     assert np.isnan(logdet[2])
-    np.testing.assert_allclose(logdet[np.array(others)], np.linalg.slogdet(np.moveaxis(M[:, :, others], -1, 0))[1])
+    np.testing.assert_allclose(
+        logdet[np.array(others)], np.linalg.slogdet(np.moveaxis(M[:, :, others], -1, 0))[1]
+    )
     assert np.isfinite(inverse[:, :, np.array(others)]).all()
 
 
@@ -170,7 +174,9 @@ def test_solve_shifted_solves_the_shifted_system(k: int, rng: np.random.Generato
 
 @pytest.mark.parametrize("k", [2, 10])
 @pytest.mark.parametrize("shift", [0.0, 1.9, 2.1, 5.0])
-def test_the_smallest_pivot_is_positive_exactly_when_the_matrix_is_positive_definite(k: int, shift: float) -> None:
+def test_the_smallest_pivot_is_positive_exactly_when_the_matrix_is_positive_definite(
+    k: int, shift: float
+) -> None:
     H = np.eye(k)
     H[-1, -1] = -2.0
     _, pivot = solve_shifted(H, np.ones(k), shift)

@@ -170,7 +170,10 @@ def test_lbfgs_stops_at_its_limit_too() -> None:
 
 
 def test_a_limit_reached_keeps_the_best_point() -> None:
-    values = [float(run(newton, rosenbrock, [-1.2, 1.0], max_evaluations=limit).evaluation.value) for limit in range(1, 9)]
+    values = [
+        float(run(newton, rosenbrock, [-1.2, 1.0], max_evaluations=limit).evaluation.value)
+        for limit in range(1, 9)
+    ]
     assert values == sorted(values, reverse=True)
 
 
@@ -179,7 +182,12 @@ def test_a_derivative_that_promises_what_the_function_does_not_keep_ends_without
     def liar(x: jax.Array) -> jax.Array:
         return jnp.sum(x**2)
 
-    liar.defjvp(lambda primals, tangents: (liar(*primals), -2 * jnp.sum(primals[0] * tangents[0]) - jnp.sum(tangents[0])))
+    liar.defjvp(
+        lambda primals, tangents: (
+            liar(*primals),
+            -2 * jnp.sum(primals[0] * tangents[0]) - jnp.sum(tangents[0]),
+        )
+    )
     result = run(newton, lambda x: (liar(x), None), [1.0, 2.0])
     assert result.status in (NO_DESCENT, ITERATION_LIMIT)
     np.testing.assert_array_equal(result.theta, [1.0, 2.0])

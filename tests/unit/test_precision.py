@@ -111,7 +111,7 @@ def test_the_scope_is_refused_inside_a_trace(transform: Callable[..., Any]) -> N
             return jnp.sum(x)
 
     argument = jnp.ones(3) if transform is jax.vmap else jnp.float32(1.0)
-    with pytest.raises(PrecisionError, match="jaxmixed.likelihood"):
+    with pytest.raises(PrecisionError, match=r"jaxmixed\.likelihood"):
         transform(inside)(argument)
     assert jnp.ones(2).dtype == jnp.float32
 

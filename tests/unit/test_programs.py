@@ -1,4 +1,4 @@
-"""Compiled programs: one compilation per shape, kept on disk for later processes, and refused when not trusted."""
+"""Compiled programs: one compilation per shape, kept on disk for later processes, refused if not trusted."""
 
 import os
 import stat
@@ -108,7 +108,9 @@ def test_a_new_process_really_loads_it(folder: Path) -> None:
     )
     environment = {**os.environ, "JAXMIXED_CACHE_DIR": str(folder), "PYTHONPATH": str(Path.cwd())}
     outputs = [
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+        )
         for _ in range(2)
     ]
     (first, second) = (output.stdout.split() for output in outputs)
@@ -171,7 +173,9 @@ def test_a_folder_that_others_may_write_is_not_used(folder: Path, mode: int) -> 
 
 
 @on_posix
-def test_a_folder_that_cannot_be_made_turns_keeping_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_made_turns_keeping_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAXMIXED_CACHE_DIR", str(tmp_path / "file" / "kept"))
     cache_directory.cache_clear()
@@ -189,7 +193,9 @@ def test_an_empty_variable_turns_keeping_off() -> None:
 
 
 @on_posix
-def test_without_the_variable_the_users_cache_folder_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_variable_the_users_cache_folder_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("JAXMIXED_CACHE_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -70,7 +70,12 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("y ~ x + (1 | g)", unusable(g=1), jm.DataError, "'g'"),
     ("y ~ x + (1 | g)", unusable(g=np.arange(150)), jm.DesignError, "150"),
     ("y ~ x + (1 | g)", lambda: rows(10**6, g=np.arange(10**6)), jm.DesignError, "1,000,000|1000000"),
-    ("y ~ x + (1 | g)", lambda: rows(10**6, g=np.random.default_rng(2).normal(size=10**6)), jm.DesignError, "g"),
+    (
+        "y ~ x + (1 | g)",
+        lambda: rows(10**6, g=np.random.default_rng(2).normal(size=10**6)),
+        jm.DesignError,
+        "g",
+    ),
     # Size
     ("y ~ 1 + (1 | a) + (1 | b)", crossed, jm.DesignError, "'a'"),
     ("y ~ f + (1 | g)", lambda: levels(90_000, 30_000), jm.DesignError, "f"),

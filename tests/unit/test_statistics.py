@@ -50,8 +50,12 @@ def test_every_level_holds_its_groups_cross_products(rows: Rows) -> None:
         for group in range(SIZES[depth]):
             mine = codes == group
             W = np.diag(rows.weights[mine])
-            np.testing.assert_allclose(level.root[:, :, group], Z[mine].T @ W @ Z[mine], rtol=1e-12, atol=1e-13)
-            np.testing.assert_allclose(level.cross[:, :, group], Z[mine].T @ W @ remaining[mine], rtol=1e-12, atol=1e-13)
+            np.testing.assert_allclose(
+                level.root[:, :, group], Z[mine].T @ W @ Z[mine], rtol=1e-12, atol=1e-13
+            )
+            np.testing.assert_allclose(
+                level.cross[:, :, group], Z[mine].T @ W @ remaining[mine], rtol=1e-12, atol=1e-13
+            )
     Xy = np.column_stack([rows.X, rows.y])
     np.testing.assert_allclose(stats.total, Xy.T @ np.diag(rows.weights) @ Xy, rtol=1e-12)
 
@@ -87,7 +91,9 @@ def test_the_order_of_the_rows_does_not_matter(rows: Rows, rng: np.random.Genera
     order = rng.permutation(N)
     rows.y, rows.X, rows.weights = rows.y[order], rows.X[order], rows.weights[order]
     rows.Z, rows.codes = [Z[order] for Z in rows.Z], [codes[order] for codes in rows.codes]
-    for a, b in zip(jax.tree.leaves(rows.summarise(weights=rows.weights)), jax.tree.leaves(expected), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(rows.summarise(weights=rows.weights)), jax.tree.leaves(expected), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
 
 
@@ -115,9 +121,15 @@ def test_parameters_are_dealt_out_term_by_term(rows: Rows) -> None:
 
 def test_the_statistics_keep_the_dtype_of_the_response(rows: Rows) -> None:
     single = summarise(
-        jnp.float32(rows.y), jnp.float32(rows.X), jnp.float32(rows.Z[0]), jnp.asarray(rows.codes[0]), num_groups=11
+        jnp.float32(rows.y),
+        jnp.float32(rows.X),
+        jnp.float32(rows.Z[0]),
+        jnp.asarray(rows.codes[0]),
+        num_groups=11,
     )
-    assert {leaf.dtype for leaf in jax.tree.leaves(single) if jnp.issubdtype(leaf.dtype, jnp.floating)} == {np.dtype(np.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(single) if jnp.issubdtype(leaf.dtype, jnp.floating)} == {
+        np.dtype(np.float32)
+    }
 
 
 def test_statistics_pass_through_jit_and_vmap(rows: Rows, rng: np.random.Generator) -> None:

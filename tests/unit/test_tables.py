@@ -11,7 +11,8 @@ from scipy import stats
 
 import jaxmixed as jm
 from jaxmixed._distributions import chi2_p_value, normal_p_values, normal_quantile
-from jaxmixed.formatting import Table, counted, display_width, number, p_number, p_phrase, printable
+from jaxmixed.errors import printable
+from jaxmixed.formatting import Table, counted, display_width, number, p_number, p_phrase
 from tests.support.fits import aliased, fit, quietly, sleepstudy, sleepstudy_dropping
 
 SLEEPSTUDY = """\
