@@ -4,7 +4,9 @@ Names are loaded when they are first used, so that ``import jaxmixed`` itself ta
 imports neither JAX nor pandas.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -92,12 +94,25 @@ __all__ = [
 ]
 
 
+def _load(module: str) -> ModuleType:
+    """Import a module of the package, leaving NumPy's global random state as it was."""
+    if "jax" in sys.modules:
+        return import_module(f"jaxmixed.{module}")
+    import numpy as np  # jax needs it anyway, and draws from its global generator when first imported
+
+    state = np.random.get_state()
+    try:
+        return import_module(f"jaxmixed.{module}")
+    finally:
+        np.random.set_state(state)
+
+
 def __getattr__(name: str) -> Any:
     """Load a public name on first use (PEP 562)."""
     if name in _MODULES:
-        return import_module(f"jaxmixed.{name}")
+        return _load(name)
     if name in _HOMES:
-        value = vars(import_module(f"jaxmixed.{_HOMES[name]}"))[name]
+        value = vars(_load(_HOMES[name]))[name]
         globals()[name] = value
         return value
     raise AttributeError(f"module 'jaxmixed' has no attribute {name!r}; its names are {', '.join(__all__)}")

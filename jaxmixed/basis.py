@@ -79,14 +79,11 @@ class FixedBasis:
         Least-squares coefficients removed from the response.
     scale : float
         Power of two; the response in use is ``(y - X origin) / scale``.
-    residual : (n,) array
-        That response.
     """
 
     columns: ColumnBasis
     origin: np.ndarray
     scale: float
-    residual: np.ndarray
 
 
 def row_blocks(n: int) -> Iterator[slice]:
@@ -226,7 +223,7 @@ def column_basis(X: np.ndarray, weights: np.ndarray | None) -> ColumnBasis:
     )
 
 
-def fixed_basis(y: np.ndarray, X: np.ndarray, weights: np.ndarray | None) -> FixedBasis:
+def fixed_basis(y: np.ndarray, X: np.ndarray, weights: np.ndarray | None) -> tuple[FixedBasis, np.ndarray]:
     """Coordinates in which X is orthonormal and the response is its own least-squares residual.
 
     Parameters
@@ -240,6 +237,8 @@ def fixed_basis(y: np.ndarray, X: np.ndarray, weights: np.ndarray | None) -> Fix
     Returns
     -------
     FixedBasis
+    residual : (n,) array
+        The response in use.
 
     Raises
     ------
@@ -248,7 +247,7 @@ def fixed_basis(y: np.ndarray, X: np.ndarray, weights: np.ndarray | None) -> Fix
 
     Examples
     --------
-    >>> fixed = fixed_basis(np.array([1.0, 2.0, 4.0]), np.ones((3, 1)), None)
+    >>> fixed, _ = fixed_basis(np.array([1.0, 2.0, 4.0]), np.ones((3, 1)), None)
     >>> fixed.origin.round(4), fixed.scale
     (array([2.3333]), 1.0)
     """
@@ -277,4 +276,4 @@ def fixed_basis(y: np.ndarray, X: np.ndarray, weights: np.ndarray | None) -> Fix
     origin = np.linalg.solve(columns.basis, coefficients)
     if constant is not None:
         origin[np.searchsorted(columns.keep, constant)] += mean / X[0, constant]
-    return FixedBasis(columns, origin, scale, residual)
+    return FixedBasis(columns, origin, scale), residual

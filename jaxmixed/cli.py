@@ -234,7 +234,9 @@ def _fit(arguments: argparse.Namespace) -> None:
         print(result.summary(scale=arguments.scale, level=arguments.level))
     if to_stdout or arguments.quiet:
         # The summary would have said these.
-        for message in dict.fromkeys(str(item.message) for item in caught if issubclass(item.category, JaxMixedWarning)):
+        for message in dict.fromkeys(
+            str(item.message) for item in caught if issubclass(item.category, JaxMixedWarning)
+        ):
             print(f"jaxmixed: warning: {printable(message)}", file=sys.stderr)
     for option, path in outputs.items():
         _WRITERS[option](result, path, arguments)

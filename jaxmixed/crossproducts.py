@@ -18,6 +18,7 @@ import numpy as np
 from jaxmixed import basis
 from jaxmixed.basis import ColumnBasis, FixedBasis, column_basis, fixed_basis
 from jaxmixed.errors import DesignError
+from jaxmixed.patterns import compress
 from jaxmixed.statistics import Level, SufficientStatistics, Term
 
 GROUP_RANK_TOLERANCE = 1e-12
@@ -53,6 +54,8 @@ class Reduction:
     ----------
     stats : SufficientStatistics
         Numpy arrays; one entry per group (not compressed, not padded).
+    compact : SufficientStatistics
+        The same with equal groups sharing an entry, where that pays (:mod:`jaxmixed.patterns`).
     positions : tuple of (m,) int arrays
         For each level, the entry that holds the user's group ``0 .. m-1``.
     columns : tuple of ColumnBasis
@@ -61,6 +64,7 @@ class Reduction:
     """
 
     stats: SufficientStatistics
+    compact: SufficientStatistics
     positions: tuple[np.ndarray, ...]
     columns: tuple[ColumnBasis, ...]
     fixed: FixedBasis
@@ -151,20 +155,21 @@ class _Pass:
     def __init__(self, groupings: Sequence[Grouping], r: int) -> None:
         self.widths = [grouping.Z.shape[1] for grouping in groupings]
         self.r = r
-        self.roots: list[np.ndarray] = []
-        self.crosses: list[np.ndarray] = []
         remaining = np.cumsum(self.widths[::-1])[::-1] + r
-        self.rows = [
+        blocks = [
             np.zeros((q, width, grouping.size))
-            for grouping, q, width in zip(groupings[1:], self.widths[1:], remaining[1:], strict=True)
+            for grouping, q, width in zip(groupings, self.widths, remaining, strict=True)
         ]
+        self.finest = blocks[0] if blocks else None
+        self.rows = blocks[1:]
         self.total = np.zeros((r, r))
 
-    def add_groups(self, Z: np.ndarray, rest: np.ndarray, starts: np.ndarray) -> None:
-        """Reduce the finest groups of a block; `rest` is left orthogonal to their columns."""
+    def add_groups(self, first: int, last: int, Z: np.ndarray, rest: np.ndarray, starts: np.ndarray) -> None:
+        """Reduce a range of the finest groups; `rest` is left orthogonal to their columns."""
+        assert self.finest is not None
         root, cross = _project_out(Z, rest, starts, np.diff(np.append(starts, len(Z))))
-        self.roots.append(root)
-        self.crosses.append(cross)
+        self.finest[:, : len(root), first:last] = root
+        self.finest[:, len(root) :, first:last] = cross
 
     def add_within(self, within: np.ndarray, ancestors: Sequence[np.ndarray]) -> None:
         """Add the cross-products of rows already orthogonal to their finest group."""
@@ -182,13 +187,10 @@ class _Pass:
 
     def levels(self, parents: list[np.ndarray]) -> tuple[Level, ...]:
         """Finished levels."""
-        if not self.roots:
+        if self.finest is None:
             return ()
-        root, cross = (
-            parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-            for parts in (self.roots, self.crosses)
-        )
-        levels = [_level(root, cross, _ancestors(parents, 0), "orthogonal")]
+        q = len(self.finest)
+        levels = [_level(self.finest[:, :q], self.finest[:, q:], _ancestors(parents, 0), "orthogonal")]
         for depth, (row, q) in enumerate(zip(self.rows, self.widths[1:], strict=True), 1):
             levels.append(_level(row[:, :q], row[:, q:], _ancestors(parents, depth), "moments"))
         return tuple(levels)
@@ -289,8 +291,11 @@ def reduce_rows(
     """
     n = len(y)
     positions, parents = chain_positions(groupings) if groupings else ([], [])
-    fixed = fixed_basis(y, X, weights)
-    entries = [position[grouping.codes] for position, grouping in zip(positions, groupings, strict=True)]
+    fixed, residual = fixed_basis(y, X, weights)
+    entries = [
+        position[grouping.codes] if len(groupings) > 1 else grouping.codes
+        for position, grouping in zip(positions, groupings, strict=True)
+    ]
     order, starts = _row_order(entries[0]) if groupings else (None, np.arange(0, n, basis.BLOCK_ROWS))
     by_term = tuple(
         _term_basis(
@@ -311,14 +316,15 @@ def reduce_rows(
         columns = [
             found.standardise(grouping.Z, rows) for grouping, found in zip(groupings, by_level, strict=True)
         ]
-        columns += [fixed.columns.standardise(X, rows), fixed.residual[rows, None]]
+        columns += [fixed.columns.standardise(X, rows), residual[rows, None]]
         if weights is not None:
             root_weights = np.sqrt(weights[rows])[:, None]
             columns = [column * root_weights for column in columns]
         rest = np.concatenate(columns[1:] if groupings else columns, axis=1)
         if groupings:
-            building.add_groups(columns[0], rest, starts[first:last] - low)
+            building.add_groups(first, last, columns[0], rest, starts[first:last] - low)
         building.add_within(rest, [entry[rows] for entry in entries[1:]])
+    del residual
     stats = SufficientStatistics(
         levels=building.levels(parents),
         total=building.total,
@@ -331,4 +337,4 @@ def reduce_rows(
         scale=np.asarray(fixed.scale),
         terms=terms,
     )
-    return Reduction(stats, tuple(positions), by_term, fixed)
+    return Reduction(stats, compress(stats), tuple(positions), by_term, fixed)

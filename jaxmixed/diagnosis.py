@@ -10,6 +10,14 @@ from jaxmixed.estimates import Diagnostics, TermEstimate
 from jaxmixed.inference import FLAT
 from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, scaled_gradient
 
+FLAT_CURVATURE = 1e-9
+"""Second derivative of the deviance below which a parameter is undetermined: a unit of it changes nothing."""
+
+
+_FLAT = (
+    "the likelihood is flat along {}: the data do not determine these parameters; simplify the random part"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class TermLabel:
@@ -70,6 +78,11 @@ def singular_direction(label: TermLabel, term: TermEstimate) -> str | None:
     )
 
 
+def is_determined(found: Optimum) -> np.ndarray:
+    """Mask of the parameters along which the deviance has curvature, on their own scale or its logarithm."""
+    return np.maximum(1.0, found.x**2) * np.abs(np.diagonal(found.hessian)) >= FLAT_CURVATURE
+
+
 def _curvature(
     gradient: np.ndarray, hessian: np.ndarray, names: list[str]
 ) -> tuple[np.ndarray, float, str | None]:
@@ -86,10 +99,7 @@ def _curvature(
     if eigenvalues[0] < -10 * FLAT:
         problem = f"the Hessian is not positive definite: this is not a minimum along {direction}"
     elif eigenvalues[0] < FLAT:
-        problem = (
-            f"the likelihood is flat along {direction}: the data cannot tell these parameters apart; "
-            "simplify the random part"
-        )
+        problem = _FLAT.format(direction)
     return eigenvalues, float(decrement), problem
 
 
@@ -134,12 +144,16 @@ def examine(
         judged.append(~term.covariance.on_boundary(term.standard) & (dependent is None))
         names += [f"{label.group}: {name}" for name in term.covariance.names(label.names)]
     keep = np.concatenate(judged)
+    flat = keep & ~is_determined(found)
+    keep &= ~flat
     gradient, hessian = found.gradient[keep], found.hessian[np.ix_(keep, keep)]
     gradient_norm = scaled_gradient(gradient, hessian)
     eigenvalues, decrement, problem = np.zeros(0), 0.0, None
     if keep.any():
         kept_names = [name for name, is_kept in zip(names, keep, strict=True) if is_kept]
         eigenvalues, decrement, problem = _curvature(gradient, hessian, kept_names)
+    if flat.any() and np.isfinite(found.hessian).all():
+        problem = _FLAT.format(", ".join(name for name, is_flat in zip(names, flat, strict=True) if is_flat))
     messages = [problem] if problem else []
     stationary = gradient_norm <= GRADIENT_TOLERANCE
     if not stationary:

@@ -83,8 +83,8 @@ def blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[
     >>> from jaxmixed.statistics import summarise
     >>> y, one = jnp.array([1.0, 2.0, 4.0, 7.0]), jnp.ones((4, 1))
     >>> stats = summarise(y, one, one, jnp.array([0, 0, 1, 1]), num_groups=2)
-    >>> blup(jnp.array([1.0]), stats)[0].round(3)
-    Array([[-1.333,  1.333]], dtype=float32)
+    >>> [round(float(mode), 3) for mode in blup(jnp.array([1.0]), stats)[0][0]]
+    [-1.333, 1.333]
     """
     modes = _standard_blup(theta, stats)
     return tuple(jnp.linalg.solve(frame, mode) for frame, mode in zip(stats.frames, modes, strict=True))

@@ -121,6 +121,8 @@ class Estimates:
         Rows used; linearly independent fixed-effect columns.
     free : (k,) bool array
         Standardised parameters not held on the boundary.
+    determined : (k,) bool array
+        Parameters along which the likelihood is not flat.
     hessian : (k, k) array
         Of the profiled deviance in the standardised parameters.
     log_rss_gradient : (k,) array
@@ -141,6 +143,7 @@ class Estimates:
     nobs: int
     rank: int
     free: np.ndarray
+    determined: np.ndarray
     hessian: np.ndarray
     log_rss_gradient: np.ndarray
     weighted: bool

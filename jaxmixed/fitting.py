@@ -5,26 +5,33 @@ import numpy as np
 from jaxmixed import optim
 from jaxmixed.covariance import Covariance
 from jaxmixed.crossproducts import Reduction
-from jaxmixed.diagnosis import TermLabel, closed_form, examine
+from jaxmixed.diagnosis import TermLabel, closed_form, examine, is_determined
 from jaxmixed.errors import DesignError
 from jaxmixed.estimates import Estimates, TermEstimate
 from jaxmixed.likelihood import LOG_2PI, Method
-from jaxmixed.patterns import compress
 from jaxmixed.search import Optimum, Search
 from jaxmixed.starts import moment_start
 from jaxmixed.statistics import SufficientStatistics
 
 
-def _check_within(stats: SufficientStatistics, ungrouped: np.ndarray) -> None:
+def _check_within(stats: SufficientStatistics, ungrouped: np.ndarray, method: Method) -> None:
     """Refuse data without variation left inside the finest groups."""
     X, Xy = stats.total[:-1, :-1], stats.total[:-1, -1]
-    left = stats.total[-1, -1] - Xy @ np.linalg.lstsq(X, Xy, rcond=1e-12)[0]
-    if left <= 1e-24 * ungrouped[-1, -1]:
-        raise DesignError(
-            "The residual variance is zero: within the finest groups the response does not vary beyond what "
-            "the model explains, so the likelihood is unbounded. Drop random effects, or check that the "
-            "response is recorded at the level of the rows."
-        )
+    coefficients, _, rank, _ = np.linalg.lstsq(X, Xy, rcond=1e-12)
+    if stats.total[-1, -1] - Xy @ coefficients > 1e-24 * ungrouped[-1, -1]:
+        return
+    saturated = int(stats.nobs) - np.count_nonzero(np.diagonal(stats.levels[0].root) > 0) - rank <= 0
+    if saturated and method == "reml":
+        return  # no row is left to estimate sigma within groups, but the restricted likelihood is bounded
+    reason = (
+        "the fixed effects and the finest groups together reproduce every row"
+        if saturated
+        else "within the finest groups the response does not vary beyond what the fixed effects explain"
+    )
+    raise DesignError(
+        f"The residual variance is zero: {reason}, so the likelihood is unbounded. Drop effects, or check "
+        "that the response is recorded at the level of the rows."
+    )
 
 
 def _ungrouped(stats: SufficientStatistics) -> np.ndarray:
@@ -96,10 +103,9 @@ def _search(
     reduction: Reduction, ungrouped: np.ndarray, method: Method, max_evaluations: int
 ) -> tuple[Optimum, int]:
     """Optimum in standardised coordinates, and the evaluations it took."""
-    _check_within(reduction.stats, ungrouped)
-    stats = compress(reduction.stats)
-    search = Search(stats, method, max_evaluations)
-    found = search.optimum(moment_start(stats))
+    _check_within(reduction.stats, ungrouped, method)
+    search = Search(reduction.compact, method, max_evaluations)
+    found = search.optimum(moment_start(reduction.compact))
     if not np.isfinite(found.value):
         raise DesignError(
             "The likelihood is not finite at any starting value (moments, and 0.2 and 4 times their "
@@ -185,6 +191,7 @@ def fit(
         free=np.concatenate(
             [np.zeros(0, dtype=bool), *(~term.covariance.on_boundary(term.standard) for term in terms)]
         ),
+        determined=is_determined(found),
         hessian=found.hessian,
         log_rss_gradient=found.log_rss_gradient,
         weighted=weighted,

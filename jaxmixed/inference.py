@@ -71,13 +71,15 @@ def parameter_covariance(estimates: Estimates) -> np.ndarray:
         NaN for parameters that the Hessian does not determine.
     """
     k, df = estimates.num_theta, estimates.df
-    keep = np.append(np.flatnonzero(estimates.free), k)
+    keep = np.append(np.flatnonzero(estimates.free & estimates.determined), k)
     u = estimates.log_rss_gradient
     H = np.empty((k + 1, k + 1))
     H[:k, :k] = estimates.hessian + df * np.outer(u, u)
     H[:k, k] = H[k, :k] = -2 * df * u
     H[k, k] = 4 * df
     covariance = np.zeros((k + 1, k + 1))
+    unknown = np.append(estimates.free & ~estimates.determined, False)
+    covariance[unknown, unknown] = np.nan
     free = H[np.ix_(keep, keep)]
     scale = np.sqrt(np.maximum(np.diagonal(free), 0.0))
     scale[scale == 0] = 1.0

@@ -33,10 +33,13 @@ def _pattern_codes(level: Level) -> tuple[np.ndarray, np.ndarray]:
     for key in keys:
         combined = (combined ^ key.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
         combined ^= combined >> np.uint64(29)
-    _, first, codes = np.unique(combined, return_index=True, return_inverse=True)
+    distinct = np.unique(combined)
+    codes = np.searchsorted(distinct, combined)
+    first = np.empty(len(distinct), dtype=np.int64)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]  # the last write, the earliest entry, stays
     if not all(np.array_equal(key[first][codes], key) for key in keys):
         return np.arange(len(codes)), np.arange(len(codes))  # a hash collision: do without patterns
-    rank = np.argsort(first, kind="stable")  # in order of appearance, which keeps a parent's entries together
+    rank = np.argsort(first)  # in order of appearance, which keeps a parent's entries together
     renumber = np.empty_like(rank)
     renumber[rank] = np.arange(len(rank))
     return renumber[codes], first[rank]
@@ -46,9 +49,9 @@ def _outer_products(flat: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> 
     """Sum of the outer products of the columns of each pattern, (patterns, c, c)."""
     if len(counts) == 1:
         return (flat @ flat.T)[None]
-    grouped = flat[:, np.argsort(codes, kind="stable")]
+    order = np.argsort(codes.astype(np.uint16), kind="stable")  # 16 bits: sorted by counting
     ends = np.cumsum(counts)
-    parts = (grouped[:, end - count : end] for end, count in zip(ends, counts, strict=True))
+    parts = (flat[:, order[end - count : end]] for end, count in zip(ends, counts, strict=True))
     return np.stack([part @ part.T for part in parts])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,14 +23,8 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20240229)
 
 
-@pytest.fixture(scope="session")
-def _started_backend() -> None:
-    """JAX itself draws from NumPy's global generator while it looks for its first device."""
-    jax.devices()
-
-
 @pytest.fixture(autouse=True)
-def _global_random_state_is_left_alone(_started_backend: None) -> Iterator[None]:
+def _global_random_state_is_left_alone() -> Iterator[None]:
     """No code under test may draw from, or seed, NumPy's global generator."""
     before = np.random.get_state()[1].copy()
     yield

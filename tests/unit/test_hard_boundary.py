@@ -121,7 +121,7 @@ def test_ratios_of_all_sizes_are_estimated_without_a_word(true_ratio, tolerance,
 
 @pytest.mark.parametrize("true_ratio", [1e-6, 1e-8, 1e-10, 1e-12])
 def test_a_ratio_too_small_for_the_likelihood_is_right_or_zero_and_no_alarm(true_ratio):
-    # Over 3e-8 in the ratio the deviance changes by 3e-13, which is its rounding: all these answers are optima.
+    # Over 3e-8 in the ratio the deviance changes by 3e-13, its rounding: all these answers are optima.
     design = one_way(true_ratio)
     found = outcome(ONE_WAY, design.data)
     assert found.fit.converged, found.text
