@@ -104,7 +104,7 @@ def mixed(
     --------
     >>> import jaxmixed as jm
     >>> fit = jm.mixed("Reaction ~ Days + (Days | Subject)", jm.datasets.load("sleepstudy"))
-    >>> round(fit.deviance, 4)
+    >>> round(float(fit.deviance), 4)
     1743.6283
     """
     if method not in ("reml", "ml"):

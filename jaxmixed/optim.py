@@ -315,7 +315,5 @@ def minimize(
     >>> float(minimize(lambda x: (jnp.sum(x * x), None), jnp.ones(3)).evaluation.value)
     0.0
     """
-    if theta.shape[0] <= NEWTON_LIMIT:
-        return newton(fun, theta, tolerance=tolerance, max_evaluations=max_evaluations)
-    first = lbfgs(fun, theta, tolerance=tolerance, max_evaluations=20 * max_evaluations)
-    return first
+    solver = newton if theta.shape[0] <= NEWTON_LIMIT else lbfgs
+    return solver(fun, theta, tolerance=tolerance, max_evaluations=max_evaluations)

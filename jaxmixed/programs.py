@@ -130,6 +130,7 @@ class Program:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from jaxmixed.precision import double_precision
     >>> double = Program(lambda x: (2 * x,))
     >>> with double_precision():

@@ -29,6 +29,9 @@ SNAP_COST = 1e-8
 NEGATIVE = 1e-7
 """An eigenvalue below minus this share of the largest one is negative curvature, not rounding."""
 
+LBFGS_STEPS = 20
+"""Steps of limited-memory BFGS allowed for each Newton step: they are many and cheap."""
+
 _RESTARTS = (0.2, 4.0)
 _MAX_ESCAPES = 4
 _SOLVERS = {"newton": optim.newton, "lbfgs": optim.lbfgs}
@@ -132,8 +135,9 @@ class Search:
 
     def __init__(self, stats: SufficientStatistics, method: Method, max_evaluations: int) -> None:
         self.stats, self.method = pad(stats), method
-        self.max_evaluations = np.asarray(max_evaluations)
         self.solver = "newton" if stats.num_params <= optim.NEWTON_LIMIT else "lbfgs"
+        cheaper = 1 if self.solver == "newton" else LBFGS_STEPS
+        self.max_evaluations = np.asarray(cheaper * max_evaluations)
         self.evaluations = 0
 
     def optimum(self, start: np.ndarray) -> Optimum:

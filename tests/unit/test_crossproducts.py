@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from jaxmixed import basis
-from jaxmixed.basis import fixed_basis
 from jaxmixed.covariance import covariance_structure
 from jaxmixed.crossproducts import Grouping, Reduction, chain_positions, reduce_rows
 from jaxmixed.errors import DesignError
@@ -275,6 +274,11 @@ def test_the_inputs_are_not_modified() -> None:
 # Rank of the fixed effects
 
 
+def coordinates(y: np.ndarray, X: np.ndarray) -> basis.FixedBasis:
+    """Of a linear model."""
+    return reduce_rows(y, X, (), ()).fixed
+
+
 @pytest.mark.parametrize(
     ("columns", "kept"),
     [
@@ -297,34 +301,34 @@ def test_the_later_of_dependent_columns_is_dropped(columns: str, kept: list[int]
     a, b = rows.X[:, 1] + shift, rows.X[:, 2]
     available = {"1": np.ones(N), "a": a, "b": b, "s": a - 2 * b + 3, "0": np.zeros(N)}
     X = np.column_stack([available[name] for name in columns])
-    fixed = fixed_basis(rows.y, X, None)[0]
+    fixed = coordinates(rows.y, X)
     assert fixed.columns.keep.tolist() == kept
-    np.testing.assert_array_equal(fixed_basis(rows.y, X, None)[0].columns.keep, fixed.columns.keep)
+    np.testing.assert_array_equal(coordinates(rows.y, X).columns.keep, fixed.columns.keep)
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 def test_the_rank_does_not_depend_on_units(scale: float) -> None:
     rows = Rows(13)
     X = np.column_stack([rows.X, rows.X[:, 1] + rows.X[:, 2]])
-    assert fixed_basis(rows.y, X * [1, scale, 1, 1 / scale], None)[0].columns.keep.tolist() == [0, 1, 2]
-    assert fixed_basis(rows.y, rows.X * [1, scale, 1 / scale], None)[0].columns.keep.tolist() == [0, 1, 2]
+    assert coordinates(rows.y, X * [1, scale, 1, 1 / scale]).columns.keep.tolist() == [0, 1, 2]
+    assert coordinates(rows.y, rows.X * [1, scale, 1 / scale]).columns.keep.tolist() == [0, 1, 2]
 
 
 def test_the_rank_is_found_in_blocks_as_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Rows(14)
     X = np.column_stack([rows.X, rows.X[:, 1] - rows.X[:, 2], rows.X[:, 1] ** 2])
     monkeypatch.setattr(basis, "BLOCK_ROWS", 9)
-    assert fixed_basis(rows.y, X, None)[0].columns.keep.tolist() == [0, 1, 2, 4]
+    assert coordinates(rows.y, X).columns.keep.tolist() == [0, 1, 2, 4]
 
 
 def test_nearly_dependent_columns_are_kept_and_their_condition_reported() -> None:
     rows = Rows(15)
     noise = np.random.default_rng(15).normal(size=N)
     X = np.column_stack([rows.X, rows.X[:, 1] + 1e-8 * noise])
-    fixed = fixed_basis(rows.y, X, None)[0]
+    fixed = coordinates(rows.y, X)
     assert fixed.columns.keep.tolist() == [0, 1, 2, 3]
     assert 1e7 < fixed.columns.condition < 1e9
-    assert fixed_basis(rows.y, rows.X, None)[0].columns.condition < 3
+    assert coordinates(rows.y, rows.X).columns.condition < 3
 
 
 def test_dropping_a_column_leaves_the_statistics_of_the_model_without_it() -> None:
@@ -391,25 +395,25 @@ def test_crossed_factors_are_refused_by_both_names(chain: list[Grouping]) -> Non
 def test_no_more_rows_than_columns_are_refused_with_both_numbers() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(DesignError, match=r"4 linearly independent .* only 4 complete rows"):
-        fixed_basis(rng.normal(size=4), rng.normal(size=(4, 6)), None)
+        coordinates(rng.normal(size=4), rng.normal(size=(4, 6)))
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e8])
 def test_a_response_that_is_a_function_of_the_columns_is_refused(shift: float) -> None:
     X = Rows(19).X
     with pytest.raises(DesignError, match="residual variance is zero"):
-        fixed_basis(X @ [shift, 2.0, -1.0], X, None)
+        coordinates(X @ [shift, 2.0, -1.0], X)
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, 0.1, 1e12])
 def test_a_constant_response_is_refused(value: float) -> None:
     with pytest.raises(DesignError, match="residual variance is zero"):
-        fixed_basis(np.full(N, value), Rows(20).X, None)
+        coordinates(np.full(N, value), Rows(20).X)
 
 
 def test_a_small_residual_is_not_taken_for_none() -> None:
     rows = Rows(21)
-    fixed = fixed_basis(rows.X @ [3.0, 2.0, -1.0] + 1e-9 * rows.y, rows.X, None)[0]
+    fixed = coordinates(rows.X @ [3.0, 2.0, -1.0] + 1e-9 * rows.y, rows.X)
     assert fixed.scale == pytest.approx(1e-9, rel=0.8)
 
 

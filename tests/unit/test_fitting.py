@@ -16,7 +16,7 @@ from jaxmixed.estimates import Estimates
 from jaxmixed.fitting import fit
 from jaxmixed.likelihood import deviance
 from jaxmixed.precision import double_precision
-from jaxmixed.statistics import Term
+from jaxmixed.statistics import SufficientStatistics, Term
 from tests.support.dense import DenseModel
 from tests.support.designs import random_design
 from tests.support.fits import quietly
@@ -195,6 +195,11 @@ def test_estimates_do_not_depend_on_the_signs_that_the_optimiser_ended_with() ->
         np.testing.assert_array_equal(factor[np.tril_indices(2)], found.theta)
 
 
+@jax.jit
+def minimum_from(start: jax.Array, stats: SufficientStatistics) -> jax.Array:
+    return jm.optim.newton(lambda theta: (deviance(theta, stats), None), start).evaluation.value
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_no_other_start_finds_a_better_optimum(seed: int) -> None:
     """Small samples with a strong correlation, where saddles and the boundary are near."""
@@ -202,11 +207,10 @@ def test_no_other_start_finds_a_better_optimum(seed: int) -> None:
     result = quietly(SLOPE, data)
     stats, rng = result.state.stats, np.random.default_rng(seed)
     with double_precision():
-        minimise = jax.jit(
-            lambda start: jm.optim.newton(lambda t: (deviance(t, stats), None), start).evaluation.value
-        )
         values = [
-            float(minimise(rng.normal(size=3) * scale)) for scale in (0.1, 0.5, 1, 2, 5) for _ in range(4)
+            float(minimum_from(rng.normal(size=3) * scale, stats))
+            for scale in (0.1, 0.5, 1, 2, 5)
+            for _ in range(4)
         ]
     assert result.deviance <= np.nanmin(values) + 1e-8
     assert result.converged

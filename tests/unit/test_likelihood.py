@@ -253,8 +253,8 @@ def close(found: jax.Array, expected: jax.Array, tolerance: float) -> None:
     [
         ("two effects", "ml", "orthogonal"),
         ("three levels", "reml", "padded"),
-        ("two levels of two terms", "ml", "moments"),
-        ("structures by level", "reml", "orthogonal"),
+        pytest.param("two levels of two terms", "ml", "moments", marks=pytest.mark.slow),
+        pytest.param("structures by level", "reml", "orthogonal", marks=pytest.mark.slow),
     ],
 )
 def test_gradient_and_hessian_are_those_of_the_dense_density(name: str, method: str, form: str) -> None:
@@ -324,8 +324,8 @@ def test_vmap_over_responses_equals_a_loop_even_beside_a_poisoned_one() -> None:
 
 
 def test_jit_equals_eager() -> None:
-    chain = draw("two levels", 12)
-    stats = chain.statistics("moments")
+    chain = draw("two effects", 12)
+    stats = chain.statistics("orthogonal")
     theta = thetas(chain, 12)[0]
     np.testing.assert_allclose(jax.jit(deviance)(theta, stats), deviance(theta, stats), rtol=1e-13)
 

@@ -96,15 +96,15 @@ def test_a_second_process_loads_what_the_first_compiled(folder: Path) -> None:
 def test_a_new_process_really_loads_it(folder: Path) -> None:
     script = (
         "import numpy as np\n"
-        "from jaxmixed.effects import blup\n"
+        "from jaxmixed.likelihood import profile\n"
         "from jaxmixed.precision import double_precision\n"
         "from jaxmixed.programs import Program\n"
         "from jaxmixed.statistics import summarise\n"
         "with double_precision():\n"
         "    one, codes = np.ones((6, 1)), np.repeat(np.arange(3), 2)\n"
         "    stats = summarise(np.arange(6.0), one, one, codes, num_groups=3)\n"
-        "    program = Program(blup)\n"
-        "    print(program(np.ones(1), stats)[0].tolist(), program.compiled)\n"
+        "    program = Program(profile)\n"
+        "    print(float(program([np.ones((1, 1))], stats)[0]), program.compiled)\n"
     )
     environment = {**os.environ, "JAXMIXED_CACHE_DIR": str(folder), "PYTHONPATH": str(Path.cwd())}
     outputs = [
