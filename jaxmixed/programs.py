@@ -193,6 +193,8 @@ def _compile(function: Callable[..., Any], arguments: tuple[Any, ...], static: d
 
 def _store(path: Path, compiled: Any) -> None:
     """Write an executable so that a reader sees all of it or nothing; failure is not the user's problem."""
+    if "lapack" in compiled.as_text():
+        return  # a process that loads it without compiling would not have registered the routine, and crash
     try:
         payload, _, out_tree = serialize_executable.serialize(compiled)
         header = json.dumps({"outputs": out_tree.num_leaves}).encode()

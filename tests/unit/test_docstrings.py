@@ -8,7 +8,7 @@ import pytest
 
 import jaxmixed
 
-# Imported while the tests are collected: importing JAX draws from NumPy's global generator, which no test may do.
+# Imported while tests are collected: importing JAX draws from NumPy's global generator, which no test may do.
 MODULES = {
     module.name: importlib.import_module(module.name)
     for module in pkgutil.walk_packages(jaxmixed.__path__, "jaxmixed.")

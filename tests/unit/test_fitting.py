@@ -16,6 +16,7 @@ from jaxmixed.estimates import Estimates
 from jaxmixed.fitting import fit
 from jaxmixed.likelihood import deviance
 from jaxmixed.precision import double_precision
+from jaxmixed.search import Search
 from jaxmixed.statistics import SufficientStatistics, Term
 from tests.support.dense import DenseModel
 from tests.support.designs import random_design
@@ -193,6 +194,18 @@ def test_estimates_do_not_depend_on_the_signs_that_the_optimiser_ended_with() ->
         assert (np.diagonal(factor) >= 0).all()
         np.testing.assert_allclose(found.terms[0].cov, found.sigma**2 * factor @ factor.T, rtol=1e-12)
         np.testing.assert_array_equal(factor[np.tril_indices(2)], found.theta)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("ratio", [0.01, 1.0, 100.0])
+def test_a_search_from_the_saddle_at_zero_escapes_to_the_minimum(ratio: float, method: str) -> None:
+    y = at_the_edge(K * ratio, method, seed=2)
+    expected, _, value = closed_form(y, method)
+    stats = reduce_one_way(y).stats
+    search = Search(stats, method, 100)  # type: ignore[arg-type]
+    found = search.optimum(np.zeros(1))
+    assert found.value == pytest.approx(value, rel=1e-12)
+    assert (found.x[0] / stats.frames[0][0, 0]) ** 2 == pytest.approx(expected, rel=1e-6)
 
 
 @jax.jit

@@ -252,7 +252,8 @@ def close(found: jax.Array, expected: jax.Array, tolerance: float) -> None:
     ("name", "method", "form"),
     [
         ("two effects", "ml", "orthogonal"),
-        ("three levels", "reml", "padded"),
+        pytest.param("three levels", "reml", "padded", marks=pytest.mark.slow),
+        ("two levels", "reml", "padded"),
         pytest.param("two levels of two terms", "ml", "moments", marks=pytest.mark.slow),
         pytest.param("structures by level", "reml", "orthogonal", marks=pytest.mark.slow),
     ],

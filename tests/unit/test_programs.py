@@ -51,6 +51,10 @@ def squares(x: jax.Array, offsets: dict[str, jax.Array], *, power: int = 2) -> t
     return x**power + offsets["a"], jnp.sum(x)
 
 
+def cholesky(x: jax.Array) -> tuple[jax.Array]:
+    return (jnp.linalg.cholesky(x),)
+
+
 def check(program: Program, x: np.ndarray) -> None:
     powers, total = program(x, {"a": np.ones_like(x)}, power=2)
     np.testing.assert_array_equal(powers, x**2 + 1)
@@ -227,6 +231,13 @@ def test_writing_leaves_no_partial_files(folder: Path) -> None:
         check(program, np.arange(float(n)))
     assert {path.suffix for path in folder.iterdir()} == {".xla"}
     assert len(list(folder.iterdir())) == 4
+
+
+@on_posix
+def test_a_program_that_calls_lapack_is_not_kept(folder: Path) -> None:
+    factorise = Program(cholesky)
+    np.testing.assert_allclose(factorise(4.0 * np.eye(3))[0], 2.0 * np.eye(3))
+    assert list(folder.glob("*.xla")) == []
 
 
 def test_the_users_compilation_cache_is_left_alone() -> None:
