@@ -1,6 +1,7 @@
 """Where a call of ``jaxmixed.mixed`` spends its time."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,16 +14,15 @@ STAGES = {
     "model frame (formula and data to arrays)": ("model", "build_frame"),
     "pass over the rows (arrays to statistics)": ("model", "reduce_rows"),
     "fit (statistics to checked estimates)": ("model", "fit"),
-    "- of which the optimisation (compiled)": ("fitting", "_Search.run"),
+    "- of which the optimisation (compiled)": ("search", "Search._run"),
 }
 
 
 @contextmanager
 def recorded() -> Iterator[dict[str, float]]:
     """Seconds spent in each stage by the calls made inside this context."""
-    import jaxmixed
-    import jaxmixed.fitting
     import jaxmixed.model
+    import jaxmixed.search
 
     seconds = dict.fromkeys(STAGES, 0.0)
 
@@ -38,7 +38,7 @@ def recorded() -> Iterator[dict[str, float]]:
 
     with ExitStack() as stack:
         for name, (module, path) in STAGES.items():
-            owner = getattr(jaxmixed, module)
+            owner = sys.modules[f"jaxmixed.{module}"]
             *parents, attribute = path.split(".")
             for parent in parents:
                 owner = getattr(owner, parent)

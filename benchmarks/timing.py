@@ -12,11 +12,11 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def interleave(
-    calls: dict[str, Callable[[], object]], rounds: int, warmup: int = 2
+    calls: dict[str, Callable[[], object]], rounds: int, warmup: int = 2, repeats: int = 1
 ) -> dict[str, list[float]]:
     """Seconds of each call in each round.
 
-    Every round runs every call once, each round starting with another one, so that slow drifts of the machine
+    Every round runs every call `repeats` times in a row and takes their mean, each round starting with another one, so that slow drifts of the machine
     fall on all alike and rounds can be compared pairwise.
     """
     names = list(calls)
@@ -25,8 +25,9 @@ def interleave(
         start = round_number % len(names)
         for name in names[start:] + names[:start]:
             began = time.perf_counter()
-            calls[name]()
-            elapsed = time.perf_counter() - began
+            for _ in range(repeats):
+                calls[name]()
+            elapsed = (time.perf_counter() - began) / repeats
             if round_number >= 0:
                 seconds[name].append(elapsed)
     return seconds

@@ -209,12 +209,19 @@ def _ancestors(parents: list[np.ndarray], depth: int) -> tuple[np.ndarray, ...]:
     return tuple(found)
 
 
-def _term_basis(Z: np.ndarray, structure: str, weights: np.ndarray | None) -> ColumnBasis:
+def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are the same columns, as when the random effects repeat the fixed ones."""
+    return a.shape == b.shape and a.strides == b.strides and a.ctypes.data == b.ctypes.data
+
+
+def _term_basis(
+    Z: np.ndarray, structure: str, weights: np.ndarray | None, X: np.ndarray, of_X: ColumnBasis
+) -> ColumnBasis:
     """Coordinates of a term's columns that its covariance structure is closed under, of unit mean square."""
     n, q = Z.shape
     aliased: tuple[int, ...] = ()
     if structure == "unstructured" and q > 1:
-        found = column_basis(Z, weights)
+        found = of_X if _same_memory(Z, X) else column_basis(Z, weights)
         if not found.aliased:
             return replace(found, solve=found.solve * np.sqrt(n), basis=found.basis / np.sqrt(n))
         aliased = found.aliased
@@ -302,6 +309,8 @@ def reduce_rows(
             groupings[term.level].Z[:, term.start : term.start + term.covariance.q],
             term.covariance.name,
             weights,
+            X,
+            fixed.columns,
         )
         for term in terms
     )

@@ -181,17 +181,17 @@ class Search:
 
     def _canonical(self, found: Optimum) -> Optimum:
         """Non-negative diagonals; exact zeros where the deviance has its minimum at zero."""
-        exact = self._canonical_point(found.x)
-        snapped = self._canonical_point(found.x, tolerance=SNAP, floor=SNAP)
+        exact, snapped = self._canonical_points(found.x)
         if (snapped != exact).any():
             singular = self._run(snapped)
-            settled = self._canonical_point(singular.x)
+            settled, _ = self._canonical_points(singular.x)
             stays = (settled[snapped == 0] == 0).all()
             curvature, _ = singular.smallest_curvature
             if stays and curvature == 0 and singular.value <= found.value + SNAP_COST:
                 return singular._replace(x=settled)
         signs = np.where(found.x * exact < 0, -1.0, 1.0)
-        if not np.allclose(signs * found.x, exact, rtol=1e-9, atol=1e-12 * np.abs(exact).max()):
+        moved = np.abs(signs * found.x - exact)
+        if (moved > 1e-9 * np.abs(exact) + 1e-12 * np.abs(exact).max()).any():
             return self._run(exact)
         return found._replace(
             x=exact,
@@ -200,9 +200,12 @@ class Search:
             log_rss_gradient=signs * found.log_rss_gradient,
         )
 
-    def _canonical_point(self, x: np.ndarray, **thresholds: float) -> np.ndarray:
-        parts = []
+    def _canonical_points(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Canonical parameters of the same covariances, and with what is nearly zero set to zero."""
+        exact, snapped = [], []
         for term, part in zip(self.stats.terms, self.stats.split(x), strict=True):
             T = np.tensordot(part, term.covariance.jacobian(part), axes=1)
-            parts.append(term.covariance.from_covariance(T @ T.T, **thresholds))
-        return np.concatenate(parts)
+            G = T @ T.T
+            exact.append(term.covariance.from_covariance(G))
+            snapped.append(term.covariance.from_covariance(G, tolerance=SNAP, floor=SNAP))
+        return np.concatenate(exact), np.concatenate(snapped)
