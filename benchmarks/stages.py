@@ -21,9 +21,6 @@ STAGES = {
 @contextmanager
 def recorded() -> Iterator[dict[str, float]]:
     """Seconds spent in each stage by the calls made inside this context."""
-    import jaxmixed.model
-    import jaxmixed.search
-
     seconds = dict.fromkeys(STAGES, 0.0)
 
     def timed(name: str, function: Callable) -> Callable:
