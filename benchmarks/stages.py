@@ -1,10 +1,10 @@
 """Where a call of ``jaxmixed.mixed`` spends its time."""
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from unittest.mock import patch
 
 from benchmarks.timing import milliseconds, table
@@ -35,7 +35,7 @@ def recorded() -> Iterator[dict[str, float]]:
 
     with ExitStack() as stack:
         for name, (module, path) in STAGES.items():
-            owner = sys.modules[f"jaxmixed.{module}"]
+            owner = import_module(f"jaxmixed.{module}")
             *parents, attribute = path.split(".")
             for parent in parents:
                 owner = getattr(owner, parent)

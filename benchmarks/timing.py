@@ -16,8 +16,8 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds of each call in each round.
 
-    Every round runs every call `repeats` times in a row and takes their mean, each round starting with another
-    one, so that slow drifts of the machine fall on all alike and rounds can be compared pairwise.
+    Every round runs every call `repeats` times in a row and takes their mean, each round starting with
+    another one, so that slow drifts of the machine fall on all alike and rounds can be compared pairwise.
     """
     names = list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
