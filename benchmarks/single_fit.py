@@ -43,7 +43,7 @@ def run(rounds: int = 60) -> str:
     lines = [
         f"`{problem.formula}`, REML, {len(problem.data)} rows: the whole call, from formula and data to",
         "the fitted model, warm, in one process (lme4 in R beside it), medians of interleaved rounds.",
-        f"In a row: {REPEATS} calls of each package before the next one's, as in a loop over fits; ratios are",
+        f"In a row: {REPEATS} calls of each package before the next one's, as in a loop; ratios are",
         "of these. In turn: one call each, which finds the processor's caches full of the others' code.",
         "",
         table(header, rows),
