@@ -18,7 +18,7 @@ import numpy as np
 from jaxmixed import basis
 from jaxmixed.basis import ColumnBasis, FixedBasis, column_basis, fixed_basis
 from jaxmixed.errors import DesignError
-from jaxmixed.patterns import compress
+from jaxmixed.patterns import compress, stable_order
 from jaxmixed.statistics import Level, SufficientStatistics, Term
 
 GROUP_RANK_TOLERANCE = 1e-12
@@ -113,8 +113,8 @@ def chain_positions(groupings: Sequence[Grouping]) -> tuple[list[np.ndarray], li
 
 def _row_order(entry: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
     """Order that brings the rows of a group together (None if they are), and where each group starts."""
-    order = None if (entry[1:] >= entry[:-1]).all() else np.argsort(entry, kind="stable")
     counts = np.bincount(entry)
+    order = None if (entry[1:] >= entry[:-1]).all() else stable_order(entry, len(counts))
     return order, np.cumsum(counts) - counts
 
 
@@ -256,6 +256,39 @@ def _level_basis(bases: Sequence[ColumnBasis]) -> ColumnBasis:
     )
 
 
+def _visit_rows(
+    building: _Pass,
+    groupings: Sequence[Grouping],
+    positions: list[np.ndarray],
+    by_level: list[ColumnBasis],
+    X: np.ndarray,
+    fixed: FixedBasis,
+    residual: np.ndarray,
+    weights: np.ndarray | None,
+) -> None:
+    """Pass over the rows, a block of whole groups at a time."""
+    n = len(residual)
+    entries = [
+        position[grouping.codes] if len(groupings) > 1 else grouping.codes
+        for position, grouping in zip(positions, groupings, strict=True)
+    ]
+    order, starts = _row_order(entries[0]) if groupings else (None, np.arange(0, n, basis.BLOCK_ROWS))
+    for first, last in _blocks(starts):
+        low, high = int(starts[first]), int(starts[last]) if last < len(starts) else n
+        rows: slice | np.ndarray = slice(low, high) if order is None else order[low:high]
+        columns = [
+            found.standardise(grouping.Z, rows) for grouping, found in zip(groupings, by_level, strict=True)
+        ]
+        columns += [fixed.columns.standardise(X, rows), residual[rows, None]]
+        if weights is not None:
+            root_weights = np.sqrt(weights[rows])[:, None]
+            columns = [column * root_weights for column in columns]
+        rest = np.concatenate(columns[1:] if groupings else columns, axis=1)
+        if groupings:
+            building.add_groups(first, last, columns[0], rest, starts[first:last] - low)
+        building.add_within(rest, [entry[rows] for entry in entries[1:]])
+
+
 def reduce_rows(
     y: np.ndarray,
     X: np.ndarray,
@@ -299,11 +332,6 @@ def reduce_rows(
     n = len(y)
     positions, parents = chain_positions(groupings) if groupings else ([], [])
     fixed, residual = fixed_basis(y, X, weights)
-    entries = [
-        position[grouping.codes] if len(groupings) > 1 else grouping.codes
-        for position, grouping in zip(positions, groupings, strict=True)
-    ]
-    order, starts = _row_order(entries[0]) if groupings else (None, np.arange(0, n, basis.BLOCK_ROWS))
     by_term = tuple(
         _term_basis(
             groupings[term.level].Z[:, term.start : term.start + term.covariance.q],
@@ -319,20 +347,7 @@ def reduce_rows(
         for depth in range(len(groupings))
     ]
     building = _Pass(groupings, len(fixed.columns.keep) + 1)
-    for first, last in _blocks(starts):
-        low, high = int(starts[first]), int(starts[last]) if last < len(starts) else n
-        rows: slice | np.ndarray = slice(low, high) if order is None else order[low:high]
-        columns = [
-            found.standardise(grouping.Z, rows) for grouping, found in zip(groupings, by_level, strict=True)
-        ]
-        columns += [fixed.columns.standardise(X, rows), residual[rows, None]]
-        if weights is not None:
-            root_weights = np.sqrt(weights[rows])[:, None]
-            columns = [column * root_weights for column in columns]
-        rest = np.concatenate(columns[1:] if groupings else columns, axis=1)
-        if groupings:
-            building.add_groups(first, last, columns[0], rest, starts[first:last] - low)
-        building.add_within(rest, [entry[rows] for entry in entries[1:]])
+    _visit_rows(building, groupings, positions, by_level, X, fixed, residual, weights)
     del residual
     stats = SufficientStatistics(
         levels=building.levels(parents),

@@ -45,11 +45,28 @@ def _pattern_codes(level: Level) -> tuple[np.ndarray, np.ndarray]:
     return renumber[codes], first[rank]
 
 
+def stable_order(codes: np.ndarray, size: int) -> np.ndarray:
+    """Order that sorts codes ``0 .. size-1``, equal ones staying in place.
+
+    By their 16-bit halves, the lower ones first, which numpy sorts by counting: several times faster than by
+    comparing.
+
+    Examples
+    --------
+    >>> stable_order(np.array([2, 0, 2, 1]), 3)
+    array([1, 3, 0, 2])
+    """
+    order = np.argsort(codes.astype(np.uint16), kind="stable")
+    if size > 1 << 16:
+        order = order[np.argsort((codes >> 16)[order].astype(np.uint16), kind="stable")]
+    return order
+
+
 def _outer_products(flat: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Sum of the outer products of the columns of each pattern, (patterns, c, c)."""
     if len(counts) == 1:
         return (flat @ flat.T)[None]
-    order = np.argsort(codes.astype(np.uint16), kind="stable")  # 16 bits: sorted by counting
+    order = stable_order(codes, len(counts))
     ends = np.cumsum(counts)
     parts = (flat[:, order[end - count : end]] for end, count in zip(ends, counts, strict=True))
     return np.stack([part @ part.T for part in parts])
