@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import jax
 import numpy as np
 from jax import Array
+from jax._src.core import trace_state_clean  # has no public name in every supported version
 
 from jaxmixed.errors import PrecisionError
 
@@ -32,7 +33,7 @@ def double_precision() -> Iterator[None]:
     ...     str(jnp.ones(2).dtype)
     'float64'
     """
-    if not jax.core.trace_ctx.is_top_level():
+    if not trace_state_clean():
         raise PrecisionError(
             "jaxmixed's data-frame functions cannot be called inside jit, grad or vmap: use the pure "
             "functions of jaxmixed.likelihood there, with jax_enable_x64 set by your program."
