@@ -21,7 +21,7 @@ from jaxmixed.crossproducts import Reduction
 from jaxmixed.estimates import Estimates
 from jaxmixed.likelihood import eliminate, level_factors, middle
 from jaxmixed.linalg import identity, inverse_and_logdet, matmul, transpose
-from jaxmixed.precision import double_precision
+from jaxmixed.precision import double_precision, to_host
 from jaxmixed.programs import Program
 from jaxmixed.statistics import Level, SufficientStatistics, pad
 
@@ -173,7 +173,7 @@ def random_effects(state: Reduction, estimates: Estimates) -> tuple[np.ndarray, 
         Per term of ``estimates.terms``, rows in the order of the factor's levels.
     """
     with double_precision():
-        standard = [np.asarray(mode) for mode in _BLUP(estimates.theta, pad(state.stats))]
+        standard = to_host(_BLUP(estimates.theta, pad(state.stats)))
     modes = tuple(
         np.linalg.solve(frame, mode) for frame, mode in zip(state.stats.frames, standard, strict=True)
     )
@@ -198,7 +198,7 @@ def random_effects_covariance(
     """
     with double_precision():
         values = _BLUP_COVARIANCE(estimates.theta, pad(state.stats), beta=beta)
-        standard = [np.asarray(value) for value in values]
+        standard = to_host(values)
     inverses = [estimates.sigma * np.linalg.inv(frame) for frame in state.stats.frames]
     covariances = tuple(
         np.einsum("ab,bcm,dc->adm", inverse, value, inverse)

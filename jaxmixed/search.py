@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxmixed import optim
 from jaxmixed.likelihood import Method, profile
-from jaxmixed.precision import double_precision
+from jaxmixed.precision import double_precision, to_host
 from jaxmixed.programs import Program
 from jaxmixed.statistics import SufficientStatistics, pad
 
@@ -34,7 +34,6 @@ LBFGS_STEPS = 20
 
 _RESTARTS = (0.2, 4.0)
 _MAX_ESCAPES = 4
-_SOLVERS = {"newton": optim.newton, "lbfgs": optim.lbfgs}
 
 
 class Optimum(NamedTuple):
@@ -81,7 +80,6 @@ def _optimise(
     stats: SufficientStatistics,
     *,
     method: Method,
-    solver: str,
 ) -> tuple[Array, ...]:
     def objective(x: Array) -> tuple[Array, tuple[Array, Array]]:
         factors = [
@@ -90,7 +88,7 @@ def _optimise(
         found = profile(stats.assemble(factors), stats, method=method)
         return found.deviance, (found.log_rss, found.schur)
 
-    result = _SOLVERS[solver](objective, x, max_evaluations=max_evaluations)
+    result = optim.minimize(objective, x, max_evaluations=max_evaluations)
     at = result.evaluation
     return (
         result.theta,
@@ -135,8 +133,7 @@ class Search:
 
     def __init__(self, stats: SufficientStatistics, method: Method, max_evaluations: int) -> None:
         self.stats, self.method = pad(stats), method
-        self.solver = "newton" if stats.num_params <= optim.NEWTON_LIMIT else "lbfgs"
-        cheaper = 1 if self.solver == "newton" else LBFGS_STEPS
+        cheaper = 1 if stats.num_params <= optim.NEWTON_LIMIT else LBFGS_STEPS
         self.max_evaluations = np.asarray(cheaper * max_evaluations)
         self.evaluations = 0
 
@@ -146,8 +143,8 @@ class Search:
 
     def _run(self, x: np.ndarray) -> Optimum:
         with double_precision():
-            output = PROGRAM(x, self.max_evaluations, self.stats, method=self.method, solver=self.solver)
-            found = Optimum(*(np.asarray(value) for value in output))
+            output = PROGRAM(x, self.max_evaluations, self.stats, method=self.method)
+            found = Optimum(*to_host(output))
         self.evaluations += int(found.evaluations)
         return found
 
