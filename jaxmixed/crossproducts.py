@@ -18,32 +18,14 @@ import numpy as np
 from jaxmixed import basis
 from jaxmixed.basis import ColumnBasis, FixedBasis, column_basis, fixed_basis
 from jaxmixed.errors import DesignError
+from jaxmixed.layout import Grouping
+from jaxmixed.linking import RootPass
 from jaxmixed.patterns import compress, stable_order
 from jaxmixed.statistics import Level, SufficientStatistics, Term
 
 GROUP_RANK_TOLERANCE = 1e-12
 """A random-effects column smaller than this within a group, once the earlier ones are removed, is rounding
 there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grouping:
-    """Random-effects columns of one level of the chain.
-
-    Attributes
-    ----------
-    Z : (n, q) array
-    codes : (n,) int array
-        Group of each row, ``0 .. m-1``, all present.
-    size : int
-        Number of groups m.
-    label : str
-    """
-
-    Z: np.ndarray
-    codes: np.ndarray
-    size: int
-    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +39,7 @@ class Reduction:
     compact : SufficientStatistics
         The same with equal groups sharing an entry, where that pays (:mod:`jaxmixed.patterns`).
     positions : tuple of (m,) int arrays
-        For each level, the entry that holds the user's group ``0 .. m-1``.
+        For each level (chain, then root), the entry that holds the user's group ``0 .. m-1``.
     columns : tuple of ColumnBasis
         For each *term*, the coordinates of its random-effects columns.
     fixed : FixedBasis
@@ -76,7 +58,7 @@ def chain_positions(groupings: Sequence[Grouping]) -> tuple[list[np.ndarray], li
     Parameters
     ----------
     groupings : sequence of Grouping
-        Finest first.
+        Finest first, each nested in the next.
 
     Returns
     -------
@@ -97,10 +79,9 @@ def chain_positions(groupings: Sequence[Grouping]) -> tuple[list[np.ndarray], li
         owner[fine.codes] = coarse.codes
         if not np.array_equal(owner[fine.codes], coarse.codes):
             raise DesignError(
-                f"Grouping factors {fine.label!r} and {coarse.label!r} are crossed: some groups of "
-                f"{fine.label!r} occur in more than one group of {coarse.label!r}. Only nested factors can "
-                f"be fitted so far; if the labels of {fine.label!r} start again in every {coarse.label!r}, "
-                f"write (1 | {coarse.label}/{fine.label})."
+                f"{fine.label!r} is not nested in {coarse.label!r}: some of its groups occur in more than "
+                f"one group of {coarse.label!r}. Factors that are crossed with the chain belong to the root "
+                "(jaxmixed.layout.arrange finds which)."
             )
         parent_entry = positions[0][owner]
         order = np.argsort(parent_entry, kind="stable")
@@ -126,10 +107,10 @@ def _blocks(starts: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _project_out(
     Z: np.ndarray, rest: np.ndarray, starts: np.ndarray, sizes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """QR within every group by modified Gram-Schmidt; makes `rest` orthogonal to the columns of Z, in place.
 
-    Returns ``R`` (q, q, m) and ``Q' rest`` (q, r, m).
+    Returns ``R`` (q, q, m), ``Q' rest`` (q, r, m) and the rows of Q (n, q).
     """
     q, r, m = Z.shape[1], rest.shape[1], len(starts)
     R, cross = np.zeros((q, q, m)), np.zeros((q, r, m))
@@ -140,13 +121,13 @@ def _project_out(
         norm = np.sqrt(np.add.reduceat(column * column, starts)) if a else original[:, 0]
         norm = np.where(norm > GROUP_RANK_TOLERANCE * original[:, a], norm, 0.0)
         R[a, a] = norm
-        direction = column * np.repeat(np.divide(1.0, norm, out=np.zeros(m), where=norm > 0), sizes)
+        column *= np.repeat(np.divide(1.0, norm, out=np.zeros(m), where=norm > 0), sizes)
         for other, target in ((Z[:, a + 1 :], R[a, a + 1 :]), (rest, cross[a])):
             if other.shape[1]:
-                coefficients = np.add.reduceat(direction[:, None] * other, starts, axis=0)
+                coefficients = np.add.reduceat(column[:, None] * other, starts, axis=0)
                 target[:] = coefficients.T
-                other -= direction[:, None] * np.repeat(coefficients, sizes, axis=0)
-    return R, cross
+                other -= column[:, None] * np.repeat(coefficients, sizes, axis=0)
+    return R, cross, Z
 
 
 class _Pass:
@@ -164,12 +145,15 @@ class _Pass:
         self.rows = blocks[1:]
         self.total = np.zeros((r, r))
 
-    def add_groups(self, first: int, last: int, Z: np.ndarray, rest: np.ndarray, starts: np.ndarray) -> None:
-        """Reduce a range of the finest groups; `rest` is left orthogonal to their columns."""
+    def add_groups(
+        self, first: int, last: int, Z: np.ndarray, rest: np.ndarray, starts: np.ndarray
+    ) -> np.ndarray:
+        """Reduce a range of the finest groups: `rest` is left orthogonal to their orthonormal columns."""
         assert self.finest is not None
-        root, cross = _project_out(Z, rest, starts, np.diff(np.append(starts, len(Z))))
+        root, cross, own = _project_out(Z, rest, starts, np.diff(np.append(starts, len(Z))))
         self.finest[:, : len(root), first:last] = root
         self.finest[:, len(root) :, first:last] = cross
+        return own
 
     def add_within(self, within: np.ndarray, ancestors: Sequence[np.ndarray]) -> None:
         """Add the cross-products of rows already orthogonal to their finest group."""
@@ -265,6 +249,7 @@ def _visit_rows(
     fixed: FixedBasis,
     residual: np.ndarray,
     weights: np.ndarray | None,
+    linking: RootPass | None,
 ) -> None:
     """Pass over the rows, a block of whole groups at a time."""
     n = len(residual)
@@ -285,7 +270,9 @@ def _visit_rows(
             columns = [column * root_weights for column in columns]
         rest = np.concatenate(columns[1:] if groupings else columns, axis=1)
         if groupings:
-            building.add_groups(first, last, columns[0], rest, starts[first:last] - low)
+            own = building.add_groups(first, last, columns[0], rest, starts[first:last] - low)
+            if linking is not None:
+                linking.add(rows, entries[0][rows], own, rest)
         building.add_within(rest, [entry[rows] for entry in entries[1:]])
 
 
@@ -295,6 +282,7 @@ def reduce_rows(
     groupings: Sequence[Grouping],
     terms: tuple[Term, ...],
     weights: np.ndarray | None = None,
+    root: Sequence[Grouping] = (),
 ) -> Reduction:
     """Sufficient statistics of host arrays, with X orthonormalised and the response centred.
 
@@ -310,15 +298,12 @@ def reduce_rows(
         Which columns of which level belong to which random-effects term: side by side, every column in one.
     weights : (n,) array, optional
         Positive precision weights.
+    root : sequence of Grouping
+        Factors that are not nested with the others (:mod:`jaxmixed.layout`); their levels follow the chain's.
 
     Returns
     -------
     Reduction
-
-    Raises
-    ------
-    DesignError
-        If the factors are not nested, or no residual variance can be estimated.
 
     Examples
     --------
@@ -331,10 +316,11 @@ def reduce_rows(
     """
     n = len(y)
     positions, parents = chain_positions(groupings) if groupings else ([], [])
+    factors = [*groupings, *root]
     fixed, residual = fixed_basis(y, X, weights)
     by_term = tuple(
         _term_basis(
-            groupings[term.level].Z[:, term.start : term.start + term.covariance.q],
+            factors[term.level].Z[:, term.start : term.start + term.covariance.q],
             term.covariance.name,
             weights,
             X,
@@ -344,13 +330,18 @@ def reduce_rows(
     )
     by_level = [
         _level_basis([found for term, found in zip(terms, by_term, strict=True) if term.level == depth])
-        for depth in range(len(groupings))
+        for depth in range(len(factors))
     ]
     building = _Pass(groupings, len(fixed.columns.keep) + 1)
-    _visit_rows(building, groupings, positions, by_level, X, fixed, residual, weights)
+    chain = by_level[: len(groupings)]
+    linking = RootPass(root, by_level[len(groupings) :], weights, building.r) if root else None
+    _visit_rows(building, groupings, positions, chain, X, fixed, residual, weights, linking)
     del residual
+    levels = building.levels(parents)
+    levels, dense = (levels, None) if linking is None else linking.finish(levels, X, fixed.columns)
     stats = SufficientStatistics(
-        levels=building.levels(parents),
+        levels=levels,
+        root=dense,
         total=building.total,
         nobs=np.asarray(float(n)),
         sum_log_weights=np.asarray(0.0 if weights is None else np.sum(np.log(weights))),
@@ -361,4 +352,5 @@ def reduce_rows(
         scale=np.asarray(fixed.scale),
         terms=terms,
     )
+    positions += [np.arange(grouping.size) for grouping in root]
     return Reduction(stats, compress(stats), tuple(positions), by_term, fixed)

@@ -7,10 +7,12 @@ and y,
 .. math:: b = A w, \qquad A = T T' R' \Omega D, \qquad w = (-b_{\text{coarser}}, -\beta, 1),
 
 and given the coarser effects and beta its covariance is :math:`\sigma^2 T (I + T' R' R T)^{-1} T'` (Robinson
-1991, Statistical Science 6(1), 15-32). Nothing of size n, or of size groups times groups, is formed.
+1991, Statistical Science 6(1), 15-32). The effects of a dense root come before the chain's: they are coarser
+than all, and a group's effects depend on those of the root's columns that it meets. Nothing of size n, or of
+size groups times groups, is formed for the chain, and nothing larger than the root itself.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +21,20 @@ from jaxtyping import Float
 
 from jaxmixed.crossproducts import Reduction
 from jaxmixed.estimates import Estimates
-from jaxmixed.likelihood import eliminate, level_factors, middle
+from jaxmixed.likelihood import eliminate_chain, level_factors, middle
 from jaxmixed.linalg import identity, inverse_and_logdet, matmul, transpose
+from jaxmixed.links import group_sums, per_entry, sampled_product
 from jaxmixed.precision import double_precision, to_host
 from jaxmixed.programs import Program
+from jaxmixed.root import (
+    Shapes,
+    factor_columns,
+    reflect_both,
+    reflect_rows,
+    relative_covariance,
+    spherical,
+    times,
+)
 from jaxmixed.statistics import Level, SufficientStatistics, pad
 
 Beta = Literal["known", "estimated"]
@@ -34,33 +46,67 @@ def _times(T: Float[Array, "a q"], batch: Float[Array, "q b m"]) -> Float[Array,
 
 def _given_coarser(
     T: Float[Array, "q q"], level: Level
-) -> tuple[Float[Array, "q q m"], Float[Array, "q r m"]]:
-    """Relative covariance W of an entry's effects given the coarser ones, and the docstring's matrix A."""
-    assert level.cross is not None  # one entry per group: not compressed
+) -> tuple[Float[Array, "q q m"], Float[Array, "q q m"]]:
+    """Relative covariance W of an entry's effects given the coarser ones, and L of the matrix ``A = L D``."""
     if level.form == "moments":
         W = -middle(T, level.root, "moments")[0]
-        return W, matmul(W, level.cross)
+        return W, W
     F = jnp.sum(level.root[:, :, None, :] * T[None, :, :, None], axis=1)
     inverse, _ = inverse_and_logdet(identity(T.shape[0], T.dtype) + matmul(transpose(F), F))
     TM = _times(T, inverse)
     W = jnp.sum(TM[:, :, None, :] * T.T[None, :, :, None], axis=1)
     # T T'R' Omega = T (I + F'F)^{-1} F' (push-through), with F = R T.
-    return W, matmul(matmul(TM, transpose(F)), level.cross)
+    return W, matmul(TM, transpose(F))
+
+
+class _SolvedRoot(NamedTuple):
+    """Relative covariance K of the root's effects given beta, and ``Y = K h``."""
+
+    K: Float[Array, "R R"]
+    Y: Float[Array, "R r"]
+
+
+def _solve(
+    theta: Float[Array, " k"], stats: SufficientStatistics
+) -> tuple[list[Float[Array, "q q"]], tuple[Level, ...], _SolvedRoot | None, Float[Array, "r r"]]:
+    """Factors, levels as eliminated, the root, and the Schur complement."""
+    factors = level_factors(theta, stats)
+    chain = eliminate_chain(factors, stats)
+    if chain.root is None:
+        return factors, chain.levels, None, chain.schur
+    above, shapes = factors[len(chain.levels) :], chain.root.shapes
+    M, b = spherical(above, chain.root.gram, chain.root.cross, shapes)
+    W, _ = inverse_and_logdet(M)
+    X = W @ b
+    K, Y = relative_covariance(above, W, shapes), times(above, X, shapes)
+    root = _SolvedRoot(reflect_both(K, shapes), reflect_rows(Y, shapes))  # back to the levels themselves
+    return factors, chain.levels, root, chain.schur - b.T @ X
 
 
 def _standard_blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[Array, "q m"], ...]:
     """Conditional modes of the effects of the standardised columns."""
-    factors = level_factors(theta, stats)
-    _, schur, levels = eliminate(factors, stats)
+    factors, levels, root, schur = _solve(theta, stats)
     p = schur.shape[0] - 1
     inverse, _ = inverse_and_logdet(schur[:p, :p])
     v = jnp.append(-(inverse @ schur[:p, p]), jnp.ones((), schur.dtype))
+    of_root = jnp.zeros(0, v.dtype) if root is None else root.Y @ v
     modes: list[Float[Array, "q m"]] = []
-    for T, level in zip(factors[::-1], levels[::-1], strict=True):
-        _, A = _given_coarser(T, level)
+    for T, level in zip(factors[: len(levels)][::-1], levels[::-1], strict=True):
+        assert level.cross is not None  # one entry per group: not compressed
+        _, L = _given_coarser(T, level)
         known = [-mode[:, parent] for mode, parent in zip(modes, level.parents, strict=True)]
-        w = jnp.concatenate([*known, jnp.broadcast_to(v[:, None], (p + 1, A.shape[-1]))])
-        modes.insert(0, jnp.sum(A * w[None], axis=1))
+        w = jnp.concatenate([*known, jnp.broadcast_to(v[:, None], (p + 1, L.shape[-1]))])
+        right = jnp.sum(level.cross * w[None], axis=1)
+        if level.links is not None:
+            met = level.links.values * of_root[level.links.column]
+            right = right - group_sums(met, level.links, right.shape[-1])
+        modes.insert(0, jnp.sum(L * right[None], axis=1))
+    if stats.root is not None:
+        shapes = stats.root.shapes
+        modes += [
+            of_root[columns].reshape(effects, size)
+            for (size, effects), columns in zip(shapes, factor_columns(shapes), strict=True)
+        ]
     return tuple(mode * stats.scale for mode in modes)
 
 
@@ -76,7 +122,7 @@ def blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[
     Returns
     -------
     tuple of (q, m) arrays
-        For each level, finest first, in the units of the response.
+        For each level, finest first, and then each factor of the root, in the units of the response.
 
     Examples
     --------
@@ -90,30 +136,82 @@ def blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[
     return tuple(jnp.linalg.solve(frame, mode) for frame, mode in zip(stats.frames, modes, strict=True))
 
 
+class _Coarser(NamedTuple):
+    """Covariances of what a level's effects depend on: the effects of the coarser levels, and beta.
+
+    Attributes
+    ----------
+    joint : (w, w, groups) array
+        Among themselves, for every group of the next coarser level.
+    with_root : (w, e) array or None
+        With the effects of the root, at the level's own links.
+    """
+
+    joint: Float[Array, "w w groups"]
+    with_root: Float[Array, "w e"] | None
+
+
+def _level_covariance(
+    T: Float[Array, "q q"], level: Level, coarser: _Coarser, of_root: Float[Array, "R R"] | None
+) -> tuple[Float[Array, "q q m"], _Coarser]:
+    """Covariance of one level's effects, and of them together with what they depend on."""
+    assert level.cross is not None  # one entry per group: not compressed
+    W, L = _given_coarser(T, level)
+    m, w = W.shape[-1], coarser.joint.shape[0]
+    A = matmul(L, level.cross[:, :w])
+    joint = coarser.joint
+    outer = joint[:, :, level.parents[0]] if level.parents else jnp.broadcast_to(joint, (w, w, m))
+    cross = -matmul(A, outer)
+    own = W - matmul(cross, transpose(A))
+    with_root = None
+    if level.links is not None and of_root is not None and coarser.with_root is not None:
+        links = level.links
+        LV = per_entry(L, links)
+        product = sampled_product(of_root, links)
+        LVK = jnp.sum(L[:, :, links.group] * product[None], axis=1)
+        through = group_sums(LV[:, None] * coarser.with_root[None], links, m)  # L V Cov(root, coarser)
+        half = matmul(through, transpose(A))
+        own = own + half + transpose(half) + group_sums(LVK[:, None] * LV[None], links, m)
+        cross = cross - through
+        above = jnp.sum(A[:, :, links.group] * coarser.with_root[None], axis=1)
+        with_root = jnp.concatenate([-above - LVK, coarser.with_root])
+    top = jnp.concatenate([own, cross], axis=1)
+    bottom = jnp.concatenate([transpose(cross), outer], axis=1)
+    return own, _Coarser(jnp.concatenate([top, bottom]), with_root)
+
+
+def _diagonal_blocks(K: Float[Array, "R R"], shapes: Shapes) -> list[Float[Array, "q q m"]]:
+    """Blocks of each level of the root's factors."""
+    found = []
+    for (size, effects), columns in zip(shapes, factor_columns(shapes), strict=True):
+        own = K[columns, columns].reshape(effects, size, effects, size)
+        found.append(jnp.diagonal(own, axis1=1, axis2=3))
+    return found
+
+
 def _standard_covariance(
     theta: Float[Array, " k"], stats: SufficientStatistics, *, beta: Beta = "known"
 ) -> tuple[Float[Array, "q q m"], ...]:
     """Covariances of the errors of the effects of the standardised columns, relative to sigma squared."""
-    factors = level_factors(theta, stats)
-    _, schur, levels = eliminate(factors, stats)
-    p = schur.shape[0] - 1
-    if beta == "estimated":
-        joint = inverse_and_logdet(schur[:p, :p])[0][:, :, None]
-    else:
-        joint = jnp.zeros((0, 0, 1), schur.dtype)
+    factors, levels, root, schur = _solve(theta, stats)
+    p = schur.shape[0] - 1 if beta == "estimated" else 0
+    of_beta = inverse_and_logdet(schur[:p, :p])[0] if p else jnp.zeros((0, 0), schur.dtype)
+    of_root, with_beta = None, None
+    if root is not None:
+        with_beta = -(of_beta @ root.Y[:, :p].T)
+        of_root = root.K - root.Y[:, :p] @ with_beta
     covariances: list[Float[Array, "q q m"]] = []
-    for T, level in zip(factors[::-1], levels[::-1], strict=True):
-        W, A = _given_coarser(T, level)
-        _, width, m = A.shape
-        used = A[:, : width - 1 if beta == "estimated" else width - 1 - p]
-        outer = (
-            joint[:, :, level.parents[0]] if level.parents else jnp.broadcast_to(joint, (*joint.shape[:2], m))
-        )
-        cross = -matmul(used, outer)
-        own = W - matmul(cross, transpose(used))
-        top = jnp.concatenate([own, cross], axis=1)
-        joint = jnp.concatenate([top, jnp.concatenate([transpose(cross), outer], axis=1)])
+    coarser = _Coarser(of_beta[:, :, None], None)
+    for T, level in zip(factors[: len(levels)][::-1], levels[::-1], strict=True):
+        if level.links is not None and with_beta is not None:
+            # At the links of this level: from those of the next coarser one, or from the root itself.
+            found, above = coarser.with_root, level.links.parents[:1]
+            met = with_beta[:, level.links.column] if found is None else found[:, above[0]]
+            coarser = coarser._replace(with_root=met)
+        own, coarser = _level_covariance(T, level, coarser, of_root)
         covariances.insert(0, own)
+    if stats.root is not None and of_root is not None:
+        covariances += _diagonal_blocks(of_root, stats.root.shapes)
     return tuple(covariances)
 
 
@@ -133,7 +231,7 @@ def blup_covariance(
     Returns
     -------
     tuple of (q, q, m) arrays
-        For each level, finest first.
+        For each level, finest first, and then each factor of the root.
     """
     covariances = _standard_covariance(theta, stats, beta=beta)
     inverses = [jnp.linalg.inv(frame) for frame in stats.frames]

@@ -13,6 +13,14 @@ from jaxmixed.search import Optimum, Search
 from jaxmixed.starts import moment_start
 from jaxmixed.statistics import SufficientStatistics
 
+NO_RESIDUAL = 1e-8
+"""A search that fails with a residual sum of squares below this share of the total was after one of zero."""
+
+_ZERO_RESIDUAL = (
+    "The residual variance is zero: {}, so the likelihood is unbounded. Drop effects, or check "
+    "that the response is recorded at the level of the rows."
+)
+
 
 def _check_within(stats: SufficientStatistics, ungrouped: np.ndarray, method: Method) -> None:
     """Refuse data without variation left inside the finest groups."""
@@ -28,10 +36,17 @@ def _check_within(stats: SufficientStatistics, ungrouped: np.ndarray, method: Me
         if saturated
         else "within the finest groups the response does not vary beyond what the fixed effects explain"
     )
-    raise DesignError(
-        f"The residual variance is zero: {reason}, so the likelihood is unbounded. Drop effects, or check "
-        "that the response is recorded at the level of the rows."
-    )
+    raise DesignError(_ZERO_RESIDUAL.format(reason))
+
+
+def _check_residual(found: Optimum, ungrouped: np.ndarray) -> None:
+    """Refuse crossed factors that together reproduce the response: the search ran until digits gave out."""
+    schur = found.schur
+    if not np.isfinite(schur).all() or found.is_stationary:
+        return
+    rss = schur[-1, -1] - schur[-1, :-1] @ np.linalg.lstsq(schur[:-1, :-1], schur[:-1, -1])[0]
+    if not rss > NO_RESIDUAL * ungrouped[-1, -1]:
+        raise DesignError(_ZERO_RESIDUAL.format("the fixed effects and the groups reproduce every row"))
 
 
 def _ungrouped(stats: SufficientStatistics) -> np.ndarray:
@@ -106,6 +121,7 @@ def _search(
     _check_within(reduction.stats, ungrouped, method)
     search = Search(reduction.compact, method, max_evaluations)
     found = search.optimum(moment_start(reduction.compact))
+    _check_residual(found, ungrouped)
     if not np.isfinite(found.value):
         raise DesignError(
             "The likelihood is not finite at any starting value (moments, and 0.2 and 4 times their "

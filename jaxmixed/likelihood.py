@@ -7,16 +7,19 @@ finest to the coarsest. For one entry with relative factor T and (orthogonal for
     \Omega = (I + R T T' R')^{-1}, \qquad S \leftarrow S + D' \Omega D, \qquad
     \log|V| \leftarrow \log|V| - \log|\Omega|,
 
-and (moments form) :math:`N = Z'Z`, :math:`\Omega = -T (I + T' N T)^{-1} T'`. What is left is the Schur
+and (moments form) :math:`N = Z'Z`, :math:`\Omega = -T (I + T' N T)^{-1} T'`. Factors that are not nested
+in this chain remain in a dense root, eliminated last (:mod:`jaxmixed.root`). What is left is the Schur
 complement :math:`S = [X\,y]' V^{-1} [X\,y]` of order p + 1, from which the profiled estimates follow (Bates
 et al. 2015, Journal of Statistical Software 67(1), sections 2.3 and 3.4; Pinheiro & Bates 2000, chapter 2).
-The cost is O(entries q^3) and no matrix of the order of n is ever formed. Group covariances enter through T
-alone, so singular ones are ordinary.
+The cost is O(entries q^3), and O(R^3) with a root of R columns; no matrix of the order of n is ever formed.
+Group covariances enter through T alone, so singular ones are ordinary.
 
 Everything here follows the dtype of its inputs, raises nothing on values and composes with jit, grad, jvp and
 vmap.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import jax
@@ -26,6 +29,8 @@ from jaxtyping import Float, Int
 
 from jaxmixed._types import AnyArray
 from jaxmixed.linalg import identity, inverse_and_logdet, matmul, transpose
+from jaxmixed.links import Links, column_sums, outer_sum, per_entry
+from jaxmixed.root import Root, eliminate_root, reflect
 from jaxmixed.statistics import Level, SufficientStatistics, summarise
 
 Method = Literal["reml", "ml"]
@@ -119,20 +124,50 @@ class Elimination(NamedTuple):
         ``[X y]' V^{-1} [X y]``.
     levels : tuple of Level
         The levels as they were when their turn came: coarser ones include the updates of the finer ones.
+    root : Root or None
+        The root after the elimination of the chain, in its reflected coordinates.
     """
 
     logdet: Float[Array, ""]
     schur: Float[Array, "r r"]
     levels: tuple[Level, ...]
+    root: Root | None
 
 
-def eliminate(factors: list[Float[Array, "q q"]], stats: SufficientStatistics) -> Elimination:
-    """Eliminate the random effects level by level, the finest first.
+def _fill_root(root: Root, omega: Float[Array, "q q m"], level: Level) -> Root:
+    """The root with the updates of one level of the chain."""
+    links, size = level.links, root.gram.shape[0]
+    assert links is not None
+    assert level.cross is not None  # beside a root nothing is compressed
+    # The root's Gram matrix is whole, not what is orthogonal to the groups: hence Omega - I.
+    reduction = omega - identity(omega.shape[0], omega.dtype) if level.form == "orthogonal" else omega
+    remaining = level.cross[:, -root.cross.shape[1] :]
+    return Root(
+        gram=root.gram + outer_sum(reduction, links, size),
+        cross=root.cross + column_sums(per_entry(omega, links), remaining, links, size),
+        shared=root.shared,
+        shapes=root.shapes,
+    )
+
+
+def _link_parent(
+    parent: Level, half: Float[Array, "q e"], cross: Float[AnyArray, "q a m"], links: Links, above: int
+) -> Links:
+    """Links of a coarser level with the updates of a finer one."""
+    assert parent.links is not None
+    update = jnp.sum(cross[:, :, links.group] * half[:, None], axis=0)
+    count = parent.links.values.shape[1]
+    sums = jax.ops.segment_sum(update.T, links.parents[above], num_segments=count)
+    return replace(parent.links, values=parent.links.values + sums.T)
+
+
+def eliminate_chain(factors: Sequence[Float[Array, "q q"]], stats: SufficientStatistics) -> Elimination:
+    """Eliminate the random effects of the nested levels one by one, the finest first; not the root's.
 
     Parameters
     ----------
-    factors : list of (q, q) arrays
-        Relative factor of each level.
+    factors : sequence of (q, q) arrays
+        Relative factor of each level of the chain (the root's, if they follow, are not used).
     stats : SufficientStatistics
 
     Returns
@@ -141,8 +176,8 @@ def eliminate(factors: list[Float[Array, "q q"]], stats: SufficientStatistics) -
     """
     r = stats.total.shape[0]
     schur, logdet = jnp.asarray(stats.total), jnp.zeros((), stats.total.dtype)
-    levels = list(stats.levels)
-    for depth, T in enumerate(factors):
+    levels, root = list(stats.levels), stats.root
+    for depth, T in enumerate(factors[: len(levels)]):
         level = levels[depth]
         omega, logdets = middle(T, level.root, level.form)
         logdet = logdet + jnp.sum(level.count * logdets)
@@ -162,10 +197,40 @@ def eliminate(factors: list[Float[Array, "q q"]], stats: SufficientStatistics) -
                 count=coarse.count,
                 parents=coarse.parents,
                 form="moments",
+                links=None
+                if level.links is None or level.cross is None
+                else _link_parent(
+                    coarse,
+                    per_entry(omega, level.links),
+                    level.cross[:, start : start + q],
+                    level.links,
+                    above - depth - 1,
+                ),
             )
             start += q
         schur = schur + _update_total(omega, level, slice(width - r, width))
-    return Elimination(logdet, schur, tuple(levels))
+        root = None if root is None else _fill_root(root, omega, level)
+    return Elimination(logdet, schur, tuple(levels), None if root is None else reflect(root))
+
+
+def eliminate(factors: Sequence[Float[Array, "q q"]], stats: SufficientStatistics) -> Elimination:
+    """Eliminate all random effects: the chain, then the root.
+
+    Parameters
+    ----------
+    factors : sequence of (q, q) arrays
+        Relative factor of each level of the chain and of each factor of the root.
+    stats : SufficientStatistics
+
+    Returns
+    -------
+    Elimination
+    """
+    chain = eliminate_chain(factors, stats)
+    if chain.root is None:
+        return chain
+    logdet, schur = eliminate_root(factors[len(stats.levels) :], chain.root, chain.schur)
+    return chain._replace(logdet=chain.logdet + logdet, schur=schur)
 
 
 def degrees_of_freedom(stats: SufficientStatistics, method: Method) -> Float[Array, ""]:
@@ -189,7 +254,27 @@ def profile(
     -------
     Profile
     """
-    logdet, schur, _ = eliminate(factors, stats)
+    logdet, schur, *_ = eliminate(factors, stats)
+    return profile_schur(logdet, schur, stats, method)
+
+
+def profile_schur(
+    logdet: Float[Array, ""], schur: Float[Array, "r r"], stats: SufficientStatistics, method: Method
+) -> Profile:
+    """Deviance from log|V| and the Schur complement of an elimination.
+
+    Parameters
+    ----------
+    logdet : scalar
+    schur : (p + 1, p + 1) array
+    stats : SufficientStatistics
+        For its constants.
+    method : {"reml", "ml"}
+
+    Returns
+    -------
+    Profile
+    """
     p = schur.shape[0] - 1
     inverse, logdet_x = inverse_and_logdet(schur[:p, :p])
     rss = schur[p, p] - schur[p, :p] @ (inverse @ schur[:p, p])
@@ -276,7 +361,7 @@ def loglik(params: Parameters, stats: SufficientStatistics, *, method: Method = 
     -8.673
     """
     beta, theta, sigma = params
-    logdet, schur, _ = eliminate(level_factors(theta, stats), stats)
+    logdet, schur, *_ = eliminate(level_factors(theta, stats), stats)
     p = schur.shape[0] - 1
     variance = sigma**2
     constants = logdet - stats.sum_log_weights
@@ -336,7 +421,7 @@ def marginal_loglik(
     """
     stats = summarise(y, X, Z, groups, num_groups=num_groups, weights=weights)
     T = jnp.linalg.cholesky(G) / sigma
-    logdet, schur, _ = eliminate([T], stats)
+    logdet, schur, *_ = eliminate([T], stats)
     v = jnp.append(-beta, jnp.ones((), beta.dtype))
     log_variance = 2 * jnp.log(sigma)
     return -0.5 * (

@@ -21,6 +21,12 @@ from jaxmixed._types import AnyArray
 UNROLL_LIMIT = 8
 """Largest order whose elimination is written out step by step; beyond it a loop bounds the compile time."""
 
+BLOCK = 128
+"""Largest order of a single matrix that is eliminated pivot by pivot; a larger one is halved."""
+
+BLOCK_MULTIPLE = 64
+"""Sizes of the halves are multiples of this, which suits the products' kernels."""
+
 
 def matmul(a: Float[AnyArray, "i j m"], b: Float[AnyArray, "j k m"]) -> Float[Array, "i k m"]:
     """Product of two batches of small matrices, batch axis last."""
@@ -51,16 +57,46 @@ def _sweep(
     return jnp.where(at_row, inside, outside), logdet + jnp.log(pivot)
 
 
-def _invert(M: Float[Array, "q q *m"]) -> tuple[Float[Array, "q q *m"], Float[Array, "*m"]]:
+def _halve(M: Float[Array, "q q"]) -> tuple[Float[Array, "q q"], Float[Array, ""]]:
+    """Inverse and log-determinant of one large matrix by halves: 4/3 q^3 operations, nearly all in products.
+
+    A Cholesky factor and the inverse from it take 4/3 q^3 too, but a third of them run at the speed of a
+    triangular solve, and through LAPACK, whose routines a kept program cannot call.
+    """
     q = M.shape[0]
-    if q == 1:
-        return 1 / M, jnp.log(M[0, 0])
+    if q <= BLOCK:
+        return _sweep_all(M)
+    half = -(-q // (2 * BLOCK_MULTIPLE)) * BLOCK_MULTIPLE
+    # B' is taken from the lower triangle, for a product with a transposed left side is several times slower.
+    A, B, B_transposed, D = M[:half, :half], M[:half, half:], M[half:, :half], M[half:, half:]
+    A_inverse, logdet = _halve(A)
+    AB = A_inverse @ B
+    S_inverse, logdet_schur = _halve(D - B_transposed @ AB)
+    ABS = AB @ S_inverse
+    inverse = jnp.block([[A_inverse + ABS @ AB.T, -ABS], [-ABS.T, S_inverse]])
+    return inverse, logdet + logdet_schur
+
+
+def _sweep_all(M: Float[Array, "q q *m"]) -> tuple[Float[Array, "q q *m"], Float[Array, "*m"]]:
+    """Sweep every pivot: the inverse of each matrix takes its place."""
     logdet = jnp.zeros(M.shape[2:], M.dtype)
-    if q <= UNROLL_LIMIT:
-        for k in range(q):
+    if M.shape[0] <= UNROLL_LIMIT:
+        for k in range(M.shape[0]):
             M, logdet = _sweep(k, M, logdet)
         return M, logdet
-    return jax.lax.fori_loop(0, q, lambda k, state: _sweep(k, *state), (M, logdet))
+    return jax.lax.fori_loop(0, M.shape[0], lambda k, state: _sweep(k, *state), (M, logdet))
+
+
+def _invert(M: Float[Array, "q q *m"]) -> tuple[Float[Array, "q q *m"], Float[Array, "*m"]]:
+    q = M.shape[0]
+    if q > BLOCK and M.ndim == 2:
+        # Scaled to a unit diagonal, a matrix is nearly as well conditioned as any scaling makes it.
+        scale = 1 / jnp.sqrt(jnp.diagonal(M))
+        inverse, logdet = _halve(M * scale[:, None] * scale)
+        return inverse * scale[:, None] * scale, logdet - 2 * jnp.sum(jnp.log(scale))
+    if q == 1:
+        return 1 / M, jnp.log(M[0, 0])
+    return _sweep_all(M)
 
 
 @jax.custom_jvp
@@ -96,6 +132,44 @@ def _inverse_and_logdet_jvp(primals, tangents):  # type: ignore[no-untyped-def]
     d_inverse = -product(product(inverse, dM), inverse)
     d_logdet = jnp.sum(inverse * jnp.swapaxes(dM, 0, 1), axis=(0, 1))
     return (inverse, logdet), (d_inverse, d_logdet)
+
+
+@jax.custom_jvp
+def solve_and_logdet(
+    M: Float[Array, "q q"], B: Float[Array, "q r"]
+) -> tuple[Float[Array, "q r"], Float[Array, ""]]:
+    """Solve ``M X = B``, and the log-determinant of the symmetric positive definite M, by one factorisation.
+
+    Its derivative rule needs products with the r columns of X alone, where that of the inverse itself would
+    multiply whole matrices: a gradient costs no more than the value.
+
+    Parameters
+    ----------
+    M : (q, q) array
+    B : (q, r) array
+
+    Returns
+    -------
+    X : (q, r) array
+    logdet : scalar
+        NaN where M is not positive definite.
+
+    Examples
+    --------
+    >>> X, logdet = solve_and_logdet(2.0 * jnp.eye(2), jnp.ones((2, 1)))
+    >>> float(X[0, 0]), round(float(logdet), 4)
+    (0.5, 1.3863)
+    """
+    inverse, logdet = inverse_and_logdet(M)
+    return inverse @ B, logdet
+
+
+@solve_and_logdet.defjvp
+def _solve_and_logdet_jvp(primals, tangents):  # type: ignore[no-untyped-def]
+    (M, B), (dM, dB) = primals, tangents
+    inverse, logdet = inverse_and_logdet(M)
+    X = inverse @ B
+    return (X, logdet), (inverse @ (dB - dM @ X), jnp.sum(inverse * dM.T))
 
 
 def qr_triangle(X: np.ndarray) -> np.ndarray:

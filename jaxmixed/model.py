@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from jaxmixed import optim
 from jaxmixed.covariance import STRUCTURES, covariance_structure
-from jaxmixed.crossproducts import Grouping, Reduction, reduce_rows
+from jaxmixed.crossproducts import Reduction, reduce_rows
 from jaxmixed.diagnosis import TermLabel
 from jaxmixed.errors import (
     ConvergenceWarning,
@@ -23,6 +24,7 @@ from jaxmixed.estimates import Estimates
 from jaxmixed.fitting import fit
 from jaxmixed.formula import Formula, parse
 from jaxmixed.frame import GroupDesign, ModelFrame, build_frame
+from jaxmixed.layout import Grouping, arrange
 from jaxmixed.results import MixedResults
 from jaxmixed.statistics import Term
 
@@ -155,7 +157,7 @@ def fit_frame(
     covariance: str | Mapping[str, str] | None = None,
     max_iterations: int = optim.MAX_ITERATIONS,
 ) -> tuple[Reduction, Estimates]:
-    """Fit a model frame: arrange its terms into a chain of levels, reduce the rows, optimise.
+    """Fit a model frame: find how its grouping factors are nested or crossed, reduce the rows, optimise.
 
     Parameters
     ----------
@@ -171,9 +173,18 @@ def fit_frame(
     """
     _check_magnitudes(frame)
     structures = _structures(frame.groups, covariance)
-    groupings, terms, labels = _arrange(frame.groups, structures)
+    groupings, terms, labels = _terms(frame.groups, structures)
+    layout = arrange(groupings)
+    levels = {factor: level for level, factor in enumerate(layout.order)}
     y = frame.y if frame.offset is None else frame.y - frame.offset
-    reduction = reduce_rows(y, frame.X, groupings, terms, frame.weights)
+    reduction = reduce_rows(
+        y,
+        frame.X,
+        [groupings[factor] for factor in layout.chain],
+        tuple(replace(term, level=levels[term.level]) for term in terms),
+        frame.weights,
+        [groupings[factor] for factor in layout.root],
+    )
     estimates = fit(
         reduction,
         labels,
@@ -227,47 +238,31 @@ def _structures(groups: tuple[GroupDesign, ...], covariance: str | Mapping[str, 
     return [wanted.get(group.label, own) for group, own in zip(groups, structures, strict=True)]
 
 
-def _arrange(
+def _terms(
     groups: tuple[GroupDesign, ...], structures: list[str]
-) -> tuple[list[Grouping], tuple[Term, ...], tuple[TermLabel, ...]]:
-    """Chain of levels, finest first, and where each term's columns stand in it."""
+) -> tuple[list[Grouping], list[Term], tuple[TermLabel, ...]]:
+    """Distinct grouping factors by falling number of levels, and where each term's columns stand in them."""
     partitions: dict[int, list[int]] = {}
     for number, group in enumerate(groups):
         partitions.setdefault(id(group.codes), []).append(number)
-    chain = sorted(partitions.values(), key=lambda members: -len(groups[members[0]].levels))
     groupings: list[Grouping] = []
     terms: list[Term] = []
     labels: list[TermLabel] = []
-    for level, members in enumerate(chain):
+    for factor, members in enumerate(
+        sorted(partitions.values(), key=lambda own: -len(groups[own[0]].levels))
+    ):
         first = groups[members[0]]
         size = len(first.levels)
         blocks = [groups[number].Z for number in members]
-        grouping = Grouping(
-            blocks[0] if len(blocks) == 1 else np.column_stack(blocks), first.codes, size, first.label
-        )
-        if (
-            groupings
-            and groupings[-1].size == size
-            and _same_partition(groupings[-1].codes, first.codes, size)
-        ):
-            raise DesignError(
-                f"Grouping factors {groupings[-1].label!r} and {first.label!r} define the same groups: only "
-                "the sum of their variances is identified. Keep one of them."
-            )
-        groupings.append(grouping)
+        Z = blocks[0] if len(blocks) == 1 else np.column_stack(blocks)
+        groupings.append(Grouping(Z, first.codes, size, first.label))
         start = 0
         for number in members:
             q = groups[number].Z.shape[1]
-            terms.append(Term(level, start, covariance_structure(structures[number], q)))
+            terms.append(Term(factor, start, covariance_structure(structures[number], q)))
             labels.append(TermLabel(groups[number].label, groups[number].names, number, size))
             start += q
-    return groupings, tuple(terms), tuple(labels)
-
-
-def _same_partition(a: np.ndarray, b: np.ndarray, size: int) -> bool:
-    owner = np.empty(size, dtype=np.int64)
-    owner[a] = b
-    return bool(np.array_equal(owner[a], b))
+    return groupings, terms, tuple(labels)
 
 
 def _warn(estimates: Estimates, formula: Formula) -> None:

@@ -15,6 +15,7 @@ Nocedal & Wright (2006), Numerical Optimization, 2nd edition, algorithms 4.1 and
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +48,7 @@ MAX_ITERATIONS = 100
 _MAX_SHIFT_TRIALS = 60
 
 Function = Callable[[Float[Array, " k"]], tuple[Float[Array, ""], Any]]
+Evaluator = Callable[[Float[Array, " k"]], "Evaluation"]
 
 
 class Evaluation(NamedTuple):
@@ -151,9 +153,11 @@ def _next_shift(shift: Array, ratio: Array, accepted: Array, size: Array) -> Arr
     return jnp.where(accepted & (ratio > 0.75), calmer, jnp.where(accepted & (ratio > 0.25), shift, stricter))
 
 
-def _newton_iteration(fun: Function, state: _State, tolerance: float, max_evaluations: int | Array) -> _State:
+def _newton_iteration(
+    evaluator: Evaluator, state: _State, tolerance: float, max_evaluations: int | Array
+) -> _State:
     """Evaluate the trial point, keep it or not, and propose the next."""
-    new = evaluate(fun, state.trial)
+    new = evaluator(state.trial)
     first = state.evaluations == 0
     finite = _is_finite(new)
     noise = 64 * jnp.finfo(new.value.dtype).eps * (1 + jnp.abs(new.value))
@@ -189,6 +193,7 @@ def newton(
     *,
     tolerance: float = TOLERANCE,
     max_evaluations: int | Int[Array, ""] = MAX_ITERATIONS,
+    evaluator: Evaluator | None = None,
 ) -> OptimResult:
     """Minimise by trust-region Newton with the exact Hessian.
 
@@ -202,6 +207,8 @@ def newton(
         Predicted decrease at which the next step is the last.
     max_evaluations : int
         Limit on evaluations; 1 only evaluates at the start.
+    evaluator : callable, optional
+        ``theta -> Evaluation`` of the same function, where there is a cheaper way than :func:`evaluate`.
 
     Returns
     -------
@@ -213,7 +220,8 @@ def newton(
     >>> int(result.status)
     0
     """
-    shapes = jax.eval_shape(lambda x: evaluate(fun, x), theta)
+    evaluator = evaluator or partial(evaluate, fun)
+    shapes = jax.eval_shape(evaluator, theta)
     nowhere = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros((), theta.dtype)
     state = _State(
@@ -228,7 +236,7 @@ def newton(
     )
     state = jax.lax.while_loop(
         lambda s: s.status == _RUNNING,
-        lambda s: _newton_iteration(fun, s, tolerance, max_evaluations),
+        lambda s: _newton_iteration(evaluator, s, tolerance, max_evaluations),
         state,
     )
     return OptimResult(state.theta, state.at, state.decrement, state.evaluations, state.status)
@@ -240,6 +248,7 @@ def lbfgs(
     *,
     tolerance: float = TOLERANCE,
     max_evaluations: int | Int[Array, ""] = 20 * MAX_ITERATIONS,
+    evaluator: Evaluator | None = None,
 ) -> OptimResult:
     """Minimise by optax's limited-memory BFGS, then evaluate the exact derivatives once at the optimum.
 
@@ -253,6 +262,8 @@ def lbfgs(
         Gradient norm, relative to the square root of the function's own scale, at which to stop.
     max_evaluations : int
         Limit on iterations.
+    evaluator : callable, optional
+        As for :func:`newton`; used at the optimum.
 
     Returns
     -------
@@ -286,7 +297,7 @@ def lbfgs(
 
     start = (theta, solver.init(theta), jnp.asarray(jnp.inf, theta.dtype), jnp.asarray(0))
     theta, _, norm, count = jax.lax.while_loop(running, iterate, start)
-    at = evaluate(fun, theta)
+    at = (evaluator or partial(evaluate, fun))(theta)
     finite = jnp.isfinite(at.value) & jnp.all(jnp.isfinite(at.hessian))
     status = jnp.where(finite, jnp.where(norm <= jnp.sqrt(tolerance), CONVERGED, ITERATION_LIMIT), NOT_FINITE)
     return OptimResult(theta, at, jnp.asarray(jnp.nan, theta.dtype), count + 1, status)
@@ -298,12 +309,13 @@ def minimize(
     *,
     tolerance: float = TOLERANCE,
     max_evaluations: int | Int[Array, ""] = MAX_ITERATIONS,
+    evaluator: Evaluator | None = None,
 ) -> OptimResult:
     """Minimise with :func:`newton` up to NEWTON_LIMIT parameters and :func:`lbfgs` beyond.
 
     Parameters
     ----------
-    fun, theta, tolerance, max_evaluations
+    fun, theta, tolerance, max_evaluations, evaluator
         As for :func:`newton`.
 
     Returns
@@ -316,4 +328,4 @@ def minimize(
     0.0
     """
     solver = newton if theta.shape[0] <= NEWTON_LIMIT else lbfgs
-    return solver(fun, theta, tolerance=tolerance, max_evaluations=max_evaluations)
+    return solver(fun, theta, tolerance=tolerance, max_evaluations=max_evaluations, evaluator=evaluator)

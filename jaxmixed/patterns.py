@@ -83,20 +83,22 @@ def compress(stats: SufficientStatistics) -> SufficientStatistics:
     Returns
     -------
     SufficientStatistics
-        With `gram` in place of `cross` at the finest level, or unchanged.
+        With `gram` in place of `cross` at the finest level, or unchanged: where it does not pay, and beside a
+        root, to whose columns each group is linked in its own way.
 
     Examples
     --------
     >>> from jaxmixed.covariance import covariance_structure
     >>> from jaxmixed.statistics import Term
-    >>> from jaxmixed.crossproducts import Grouping, reduce_rows
+    >>> from jaxmixed.crossproducts import reduce_rows
+    >>> from jaxmixed.layout import Grouping
     >>> y, one = np.arange(12.0) ** 2, np.ones((12, 1))
     >>> term = Term(0, 0, covariance_structure("unstructured", 1))
     >>> stats = reduce_rows(y, one, [Grouping(one, np.repeat(np.arange(6), 2), 6, "g")], (term,)).stats
     >>> compress(stats).levels[0].count
     array([6.])
     """
-    if not stats.levels:
+    if not stats.levels or stats.root is not None:
         return stats
     level = stats.levels[0]
     if level.cross is None:

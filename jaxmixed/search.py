@@ -6,12 +6,13 @@ negative curvature is left along that direction; a failure is retried from other
 covariance is compared with the exactly singular one beside it, where the sign of the curvature decides.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from jax import Array
 
-from jaxmixed import optim
+from jaxmixed import curvature, optim
 from jaxmixed.likelihood import Method, profile
 from jaxmixed.precision import double_precision, to_host
 from jaxmixed.programs import Program
@@ -34,6 +35,7 @@ LBFGS_STEPS = 20
 
 _RESTARTS = (0.2, 4.0)
 _MAX_ESCAPES = 4
+_MAX_RELEASES = 2
 
 
 class Optimum(NamedTuple):
@@ -73,6 +75,14 @@ class Optimum(NamedTuple):
         negative = eigenvalues[0] < -NEGATIVE * max(abs(eigenvalues[-1]), 1e-3)
         return (float(eigenvalues[0]) if negative else 0.0), vectors[:, 0]
 
+    @property
+    def is_stationary(self) -> bool:
+        """Whether the optimiser converged, or stopped where the gradient is zero all the same."""
+        if self.status == optim.CONVERGED:
+            return True
+        finite = bool(np.isfinite(self.hessian).all())
+        return finite and scaled_gradient(self.gradient, self.hessian) <= GRADIENT_TOLERANCE
+
 
 def _optimise(
     x: Array,
@@ -88,7 +98,8 @@ def _optimise(
         found = profile(stats.assemble(factors), stats, method=method)
         return found.deviance, (found.log_rss, found.schur)
 
-    result = optim.minimize(objective, x, max_evaluations=max_evaluations)
+    by_hand = None if stats.root is None else partial(curvature.evaluate, stats=stats, method=method)
+    result = optim.minimize(objective, x, max_evaluations=max_evaluations, evaluator=by_hand)
     at = result.evaluation
     return (
         result.theta,
@@ -152,10 +163,7 @@ class Search:
         """First start that converges; otherwise the lowest finite point that any reached."""
         best = self._run(x)
         for factor in _RESTARTS:  # when the moments' start fails, which is rare: smaller and larger variances
-            if best.status == optim.CONVERGED or (
-                np.isfinite(best.hessian).all()
-                and scaled_gradient(best.gradient, best.hessian) <= GRADIENT_TOLERANCE
-            ):
+            if best.is_stationary:
                 break
             other = self._run(factor * x)
             if not np.isfinite(best.value) or other.value < best.value:
@@ -179,13 +187,18 @@ class Search:
     def _canonical(self, found: Optimum) -> Optimum:
         """Non-negative diagonals; exact zeros where the deviance has its minimum at zero."""
         exact, snapped = self._canonical_points(found.x)
-        if (snapped != exact).any():
+        for _ in range(_MAX_RELEASES):
+            if (snapped == exact).all():
+                break
             singular = self._run(snapped)
             settled, _ = self._canonical_points(singular.x)
             stays = (settled[snapped == 0] == 0).all()
             curvature, _ = singular.smallest_curvature
             if stays and curvature == 0 and singular.value <= found.value + SNAP_COST:
                 return singular._replace(x=settled)
+            # Release what gains by leaving zero; the rest may still be zero.
+            gains = np.diagonal(singular.hessian) < 0
+            snapped = np.where(gains | ~np.isfinite(np.diagonal(singular.hessian)), exact, snapped)
         signs = np.where(found.x * exact < 0, -1.0, 1.0)
         moved = np.abs(signs * found.x - exact)
         if (moved > 1e-9 * np.abs(exact) + 1e-12 * np.abs(exact).max()).any():

@@ -8,13 +8,17 @@ covariance,
     + \sum_l \sum_g (Z_{kg}'Z_{lg})\, \sigma^2 G_l\, (Z_{lg}'Z_{kg}),
 
 so one small linear system gives all of them (MINQUE(0); Searle, Casella & McCulloch 1992, Variance
-Components, section 11.3). The solution is moved inside the cone of covariance matrices. A Newton iteration
-from there needs about half the steps that one from the identity does, and starts where the deviance is
-convex.
+Components, section 11.3). In nested designs sigma is known from within the finest groups; where other factors
+are crossed with them it is a further unknown, and the sum of squares a further equation. The solution is
+moved inside the cone of covariance matrices. A Newton iteration from there needs about half the steps that
+one from the identity does, and starts where the deviance is convex.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
+from jaxmixed.root import Root, factor_columns
 from jaxmixed.statistics import Level, SufficientStatistics
 
 SMALLEST = 0.05
@@ -44,13 +48,18 @@ def _coarser_rows(stats: SufficientStatistics) -> list[np.ndarray]:
     return rows
 
 
+def _total_square(stats: SufficientStatistics) -> float:
+    """Sum of squares of the response's OLS residuals."""
+    last = slice(-1, None)
+    return float(stats.total[-1, -1] + np.einsum("aamij->", _outer(stats.levels[0], last, last)))
+
+
 def _residual_variance(stats: SufficientStatistics) -> float:
     """Pooled variance within the finest groups, or half the total where nothing is left within them."""
-    leaf, r, last = stats.levels[0], len(stats.total), slice(-1, None)
+    leaf, r = stats.levels[0], len(stats.total)
     used = np.sum(leaf.count * (np.diagonal(leaf.root) > 0).T)
     df = float(stats.nobs - used) - (r - 1)
-    between = np.einsum("aamij->", _outer(leaf, last, last))
-    total = float(stats.total[-1, -1] + between) / float(stats.nobs)
+    total = _total_square(stats) / float(stats.nobs)
     within = float(stats.total[-1, -1]) / df if df > 0 else 0.0
     return within if within > 1e-12 * total else total / 2
 
@@ -81,25 +90,121 @@ def _row_equations(row: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, np.nd
     return (C @ C.T).ravel(), row[:, :q].sum(axis=-1).ravel(), kron
 
 
-def _solve_equations(stats: SufficientStatistics) -> list[np.ndarray]:
-    """Moment estimates of every level's covariance, relative to sigma squared; not necessarily definite."""
+class _Equation(NamedTuple):
+    """One level's sum of C C', and its sum of N, which multiplies sigma squared."""
+
+    products: np.ndarray
+    noise: np.ndarray
+
+
+def _raw_links(stats: SufficientStatistics) -> list[np.ndarray]:
+    """``Z_k' Z`` of every level of the chain and the root's columns, (q, e), as if without random effects."""
+    leaf, start, found = stats.levels[0], 0, []
+    links = leaf.links
+    assert links is not None
+    assert leaf.cross is not None  # beside a root nothing is compressed
+    found.append(np.einsum("abe,ae->be", np.asarray(leaf.root)[:, :, links.group], links.values))
+    for level, into in zip(stats.levels[1:], links.parents, strict=True):
+        assert level.links is not None
+        q, count = level.root.shape[0], level.links.values.shape[1]
+        half = np.asarray(leaf.cross)[:, start : start + q][:, :, links.group]
+        updates = np.einsum("abe,ae->be", half, links.values)
+        found.append(level.links.values + np.stack([np.bincount(into, row, count) for row in updates]))
+        start += q
+    return found
+
+
+def _entries_by_factor(values: np.ndarray, column: np.ndarray, root: Root) -> list[np.ndarray]:
+    """Entries of each factor of the root, (q, cells, effects): a cell is a group and a level that meet."""
+    found = []
+    for (levels, effects), columns in zip(root.shapes, factor_columns(root.shapes), strict=True):
+        effect = np.where(
+            (column >= columns.start) & (column < columns.stop), (column - columns.start) // levels, -1
+        )
+        found.append(np.stack([values[:, effect == b] for b in range(effects)], axis=-1))
+    return found
+
+
+def _kron(N: np.ndarray) -> np.ndarray:
+    """Sum over cells of the Kronecker square of N, (a, cells, b)."""
+    a, b = N.shape[0], N.shape[2]
+    return np.einsum("aib,cid->acbd", N, N, optimize=True).reshape(a * a, b * b)
+
+
+def _root_equations(
+    stats: SufficientStatistics,
+) -> tuple[list[_Equation], list[list[np.ndarray]]]:
+    """Equations of the root's factors among themselves."""
+    root, leaf = stats.root, stats.levels[0]
+    assert root is not None
+    assert leaf.links is not None
+    assert leaf.cross is not None  # beside a root nothing is compressed
+    met = np.einsum("ae,ae->e", leaf.links.values, np.asarray(leaf.cross)[:, -1][:, leaf.links.group])
+    scores = root.cross[:, -1] + np.bincount(leaf.links.column, met, len(root.cross))
+    columns, gram = factor_columns(root.shapes), np.asarray(root.gram)
+    sums, blocks = [], []
+    for f, (m, q) in enumerate(root.shapes):
+        C = np.asarray(scores)[columns[f]].reshape(q, m)
+        own = gram[columns[f], columns[f]].reshape(q, m, q, m)
+        sums.append(_Equation((C @ C.T).ravel(), np.einsum("ambm->ab", own).ravel()))
+        row = []
+        for h, (n, c) in list(enumerate(root.shapes))[f:]:
+            block = gram[columns[f], columns[h]].reshape(q, m, c, n)
+            row.append(_kron(block.transpose(0, 1, 3, 2).reshape(q, m * n, c)))
+        blocks.append(row)
+    return sums, blocks
+
+
+def _equate(stats: SufficientStatistics) -> tuple[list[_Equation], list[list[np.ndarray]]]:
+    """Equations of every level of the chain and factor of the root, and the upper blocks of their matrix."""
     sizes = [level.root.shape[0] for level in stats.levels]
-    offsets = np.cumsum([0, *(q * q for q in sizes)])
     equations = [_leaf_equations(stats.levels[0], sizes)]
     equations += [_row_equations(row, sizes[depth:]) for depth, row in enumerate(_coarser_rows(stats), 1)]
+    sums = [_Equation(products, noise) for products, noise, _ in equations]
+    blocks = [kron for _, _, kron in equations]
+    if stats.root is None:
+        return sums, blocks
+    linked = _raw_links(stats)
+    for own, (level, values) in zip(blocks, zip(stats.levels, linked, strict=True), strict=True):
+        assert level.links is not None
+        own += [
+            _kron(by_effect)
+            for by_effect in _entries_by_factor(values, np.asarray(level.links.column), stats.root)
+        ]
+    own_sums, own_blocks = _root_equations(stats)
+    return [*sums, *own_sums], [*blocks, *own_blocks]
+
+
+def _solve_equations(stats: SufficientStatistics) -> list[np.ndarray]:
+    """Moment estimates of every level's covariance, relative to sigma squared; not necessarily definite."""
+    sizes = stats.widths
+    offsets = 1 + np.cumsum([0, *(q * q for q in sizes)])
+    sums, blocks = _equate(stats)
     A, right = np.zeros((offsets[-1],) * 2), np.zeros(offsets[-1])
-    sigma2 = _residual_variance(stats)
-    for k, (products, noise, kron) in enumerate(equations):
+    A[0, 0], right[0] = float(stats.nobs), _total_square(stats)
+    for k, (equation, own_blocks) in enumerate(zip(sums, blocks, strict=True)):
         own = slice(offsets[k], offsets[k + 1])
-        right[own] = products / sigma2 - noise
-        for other, block in enumerate(kron, k):
+        right[own] = equation.products
+        A[own, 0] = A[0, own] = equation.noise
+        for other, block in enumerate(own_blocks, k):
             A[own, offsets[other] : offsets[other + 1]] = block
             A[offsets[other] : offsets[other + 1], own] = block.T
-    scale = 1 / np.sqrt(np.maximum(np.diagonal(A), np.finfo(float).tiny))
-    solution = scale * np.linalg.lstsq(A * np.outer(scale, scale), scale * right, rcond=1e-8)[0]
+    if stats.root is None:  # sigma is known
+        sigma2 = _residual_variance(stats)
+        solution = _scaled_solution(A[1:, 1:], right[1:] / sigma2 - A[1:, 0])
+    else:
+        found = _scaled_solution(A, right)
+        sigma2 = max(found[0], SMALLEST * right[0] / float(stats.nobs))
+        solution = found[1:] / sigma2
     return [
-        solution[start : start + q * q].reshape(q, q) for start, q in zip(offsets[:-1], sizes, strict=True)
+        solution[start - 1 : start - 1 + q * q].reshape(q, q)
+        for start, q in zip(offsets[:-1], sizes, strict=True)
     ]
+
+
+def _scaled_solution(A: np.ndarray, right: np.ndarray) -> np.ndarray:
+    scale = 1 / np.sqrt(np.maximum(np.diagonal(A), np.finfo(float).tiny))
+    return scale * np.linalg.lstsq(A * np.outer(scale, scale), scale * right, rcond=1e-8)[0]
 
 
 def _inside_cone(G: np.ndarray, informative: np.ndarray) -> np.ndarray:
@@ -134,6 +239,12 @@ def moment_start(stats: SufficientStatistics) -> np.ndarray:
     informative += (
         [np.diagonal(row[:, : len(row)]).any(axis=0) for row in _coarser_rows(stats)] if coarser else []
     )
+    if stats.root is not None:
+        squares, columns = np.diagonal(stats.root.gram), factor_columns(stats.root.shapes)
+        informative += [
+            (squares[own].reshape(effects, size) > 0).any(axis=1)
+            for (size, effects), own in zip(stats.root.shapes, columns, strict=True)
+        ]
     parts = []
     for term in stats.terms:
         own = slice(term.start, term.start + term.covariance.q)

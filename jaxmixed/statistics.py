@@ -1,9 +1,11 @@
-r"""Sufficient statistics of a Gaussian mixed model with nested groupings.
+r"""Sufficient statistics of a Gaussian mixed model.
 
 A Gaussian mixed model sees its data only through cross-products. The statistics of a chain of nested factors,
 finest first, hold for every *entry* of a level (a group, or a pattern standing for many equal groups) what
-the elimination of that level needs, and in `total` what is left for the fixed effects. Two forms of the
-finest level are equivalent:
+the elimination of that level needs, and in `total` what is left for the fixed effects. Grouping factors
+outside the chain (crossed with it) are kept in a dense *root* (:mod:`jaxmixed.root`), to which each level of
+the chain is linked by sparse cross-products (:mod:`jaxmixed.links`). Two forms of the finest level are
+equivalent:
 
 ``"orthogonal"``
     From a QR decomposition ``Z_i = Q_i R_i`` within each group: `root` is ``R_i``, `cross` is ``D_i = Q_i'
@@ -39,6 +41,9 @@ from jaxtyping import Float, Int
 
 from jaxmixed._types import AnyArray, SameArray
 from jaxmixed.covariance import Covariance, covariance_structure
+from jaxmixed.links import Links, pad_links
+from jaxmixed.root import Root
+from jaxmixed.sizes import grid_size, root_size
 
 Form = Literal["orthogonal", "moments"]
 
@@ -50,7 +55,7 @@ class Term:
     Attributes
     ----------
     level : int
-        Position of its grouping factor in the chain, 0 the finest.
+        Position of its grouping factor: in the chain, 0 the finest, and then among the root's factors.
     start : int
         First column of the term among the level's columns.
     covariance : Covariance
@@ -79,6 +84,8 @@ class Level:
         Number of groups that each entry stands for; 0 for padding.
     parents : tuple of (m,) int arrays
         For each coarser level, the entry that contains this one; sorted.
+    links : Links or None
+        Cross-products with the columns of the root, where there is one.
     form : str
         Static. Coarser levels are always "moments".
     """
@@ -89,6 +96,7 @@ class Level:
     count: Float[AnyArray, " m"]
     parents: tuple[Int[AnyArray, " m"], ...]
     form: Form = field(metadata={"static": True})
+    links: Links | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -106,8 +114,10 @@ class SufficientStatistics:
         Number of rows.
     sum_log_weights : scalar
         Sum of the logarithms of the precision weights.
+    root : Root or None
+        The grouping factors outside the chain; None when there are none.
     frames : tuple of (q, q) arrays
-        For each level, ``Z = Zs @ frame``.
+        For each level, and then each factor of the root, ``Z = Zs @ frame``.
     basis : (p, p) array
         ``X = Xs @ basis``.
     log_det_basis : scalar
@@ -130,12 +140,18 @@ class SufficientStatistics:
     origin: Float[AnyArray, " p"]
     scale: Float[AnyArray, ""]
     terms: tuple[Term, ...] = field(metadata={"static": True})
+    root: Root | None = None
+
+    @property
+    def widths(self) -> list[int]:
+        """Random-effects columns of each level of the chain and each factor of the root."""
+        return [len(frame) for frame in self.frames]
 
     def assemble(self, blocks: Sequence[Float[Array, "qt qt"]]) -> list[Float[Array, "q q"]]:
-        """Matrix of each level, block-diagonal over its terms, from a block per term."""
+        """Matrix of each level (chain, then root), block-diagonal over its terms, from a block per term."""
         matrices = []
-        for depth, level in enumerate(self.levels):
-            matrix = jnp.zeros((level.root.shape[0],) * 2, level.root.dtype)
+        for depth, width in enumerate(self.widths):
+            matrix = jnp.zeros((width, width), self.frames[depth].dtype)
             for term, block in zip(self.terms, blocks, strict=True):
                 if term.level == depth:
                     matrix = jax.lax.dynamic_update_slice(matrix, block, (term.start, term.start))
@@ -246,15 +262,8 @@ def summarise(
     )
 
 
-def grid_size(m: int) -> int:
-    """Smallest size of a geometric grid (1, 2, 3, 4, 6, 8, 12, ...) that holds `m` entries."""
-    power = 1 << max(m - 1, 0).bit_length()
-    return 3 * power // 4 if power >= 4 and m <= 3 * power // 4 else power
-
-
-def _pad_level(level: Level, parent_sizes: Sequence[int]) -> Level:
-    m = len(level.count)
-    extra = grid_size(m) - m
+def _pad_level(level: Level, m: int, parent_sizes: Sequence[int]) -> Level:
+    extra = m - len(level.count)
     if extra == 0:
         return level
 
@@ -277,16 +286,30 @@ def _pad_level(level: Level, parent_sizes: Sequence[int]) -> Level:
     )
 
 
+def _pad_root(root: Root, size: int) -> Root:
+    extra = size - len(root.gram)
+    gram = np.pad(root.gram, [(0, extra), (0, extra)])
+    return replace(root, gram=gram, cross=np.pad(root.cross, [(0, extra), (0, 0)]))
+
+
 def pad(stats: SufficientStatistics) -> SufficientStatistics:
-    """Pad every level's entries to a size of the grid, so that similar data share one compiled program.
+    """Pad every level's entries, and the root, to sizes that data of similar shape share (see `sizes`).
 
     Padding is exact: a group without rows has ``I + T' 0 T = I`` and contributes nothing.
-
-    Examples
-    --------
-    >>> grid_size(18), grid_size(1000), grid_size(1)
-    (24, 1024, 1)
     """
     sizes = [grid_size(len(level.count)) for level in stats.levels]
-    levels = [_pad_level(level, sizes[depth + 1 :]) for depth, level in enumerate(stats.levels)]
-    return replace(stats, levels=tuple(levels))
+    levels = [
+        _pad_level(level, m, sizes[depth + 1 :])
+        for depth, (level, m) in enumerate(zip(stats.levels, sizes, strict=True))
+    ]
+    if stats.root is None:
+        return replace(stats, levels=tuple(levels))
+    width = root_size(len(stats.root.gram))
+    links = [level.links for level in stats.levels]
+    entries = [grid_size(len(own.group) + 1) for own in links if own is not None]
+    linked = [
+        replace(level, links=pad_links(own, m, width, entries[depth:]))
+        for depth, (level, own, m) in enumerate(zip(levels, links, sizes, strict=True))
+        if own is not None
+    ]
+    return replace(stats, levels=tuple(linked), root=_pad_root(stats.root, width))

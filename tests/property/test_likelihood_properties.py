@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmixed.covariance import covariance_structure
-from jaxmixed.crossproducts import Grouping, reduce_rows
+from jaxmixed.crossproducts import reduce_rows
 from jaxmixed.effects import blup
+from jaxmixed.layout import Grouping
 from jaxmixed.likelihood import Parameters, Profile, deviance, level_factors, loglik, profile
 from jaxmixed.precision import double_precision
 from jaxmixed.statistics import SufficientStatistics, Term, pad, summarise

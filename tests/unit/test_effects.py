@@ -10,8 +10,9 @@ import pytest
 
 import jaxmixed as jm
 from jaxmixed.covariance import covariance_structure
-from jaxmixed.crossproducts import Grouping, reduce_rows
+from jaxmixed.crossproducts import reduce_rows
 from jaxmixed.effects import blup, blup_covariance, random_effects, random_effects_covariance
+from jaxmixed.layout import Grouping
 from jaxmixed.precision import double_precision
 from jaxmixed.statistics import Term, pad, summarise
 from tests.support.dense import Array, Block, DenseModel

@@ -9,11 +9,12 @@ import pytest
 
 import jaxmixed as jm
 from jaxmixed.covariance import covariance_structure
-from jaxmixed.crossproducts import Grouping, Reduction, reduce_rows
+from jaxmixed.crossproducts import Reduction, reduce_rows
 from jaxmixed.diagnosis import TermLabel
 from jaxmixed.errors import DesignError
 from jaxmixed.estimates import Estimates
 from jaxmixed.fitting import fit
+from jaxmixed.layout import Grouping
 from jaxmixed.likelihood import deviance
 from jaxmixed.precision import double_precision
 from jaxmixed.search import Search

@@ -11,7 +11,8 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from jaxmixed.covariance import covariance_structure
-from jaxmixed.crossproducts import Grouping, reduce_rows
+from jaxmixed.crossproducts import reduce_rows
+from jaxmixed.layout import Grouping
 from jaxmixed.likelihood import Parameters, deviance, level_factors, loglik, marginal_loglik, profile
 from jaxmixed.patterns import compress
 from jaxmixed.precision import double_precision

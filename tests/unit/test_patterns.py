@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jaxmixed.covariance import covariance_structure
-from jaxmixed.crossproducts import Grouping, reduce_rows
+from jaxmixed.crossproducts import reduce_rows
+from jaxmixed.layout import Grouping
 from jaxmixed.patterns import compress, stable_order
 from jaxmixed.statistics import Term
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jaxmixed.covariance import covariance_structure
-from jaxmixed.crossproducts import Grouping, Reduction, reduce_rows
+from jaxmixed.crossproducts import Reduction, reduce_rows
+from jaxmixed.layout import Grouping
 from jaxmixed.patterns import compress
 from jaxmixed.starts import LARGEST, SMALLEST, moment_start
 from jaxmixed.statistics import Term

@@ -1,0 +1,288 @@
+r"""Value, gradient and exact Hessian of the deviance with a dense root, by closed forms.
+
+Plain automatic differentiation of :mod:`jaxmixed.root` would multiply two matrices of the root's order R for
+every parameter and carry a tangent of that size through each operation. Here the chain is differentiated
+automatically (its statistics g, h, s of the root depend on few parameters and cost little), and the root by
+hand. With :math:`W = (I + T'gT)^{-1}`, :math:`P = gTW`, :math:`C = g - PT'g`, :math:`Y = TWT'h`,
+:math:`e = h - gY = Z'V^{-1}[X\,y]` and, for a parameter a of the root and i, j of the chain,
+
+.. math::
+    \partial_a \log|M| &= 2\operatorname{tr} P' \dot T_a, &
+    \partial_i \log|M| &= \operatorname{tr} K \dot g_i, \quad K = TWT', \\
+    \partial_{ab} \log|M| &= 2\operatorname{tr} \dot T_a' C \dot T_b W - 2\operatorname{tr} \dot T_a' P \dot
+    T_b' P, &
+    \partial_{ij} \log|M| &= \operatorname{tr} K \ddot g_{ij} - \operatorname{tr} B_i B_j,\quad B_i = T'\dot
+    g_i T W, \\
+    \partial_{ia} \log|M| &= 2 \operatorname{tr} (\dot g_i T W - P B_i)' \dot T_a, &&
+
+so that two products of whole matrices serve all parameters of the root, and one more each of the chain's. The
+Schur complement :math:`S = s - h'Y` is differentiated alike, and the deviance is a function of the small S
+and of the log-determinants. The formulas are those of Lindstrom & Bates (1988, Journal of the American
+Statistical Association 83, section 3) and Wolfinger, Tobias & Sall (1994, SIAM Journal on Scientific
+Computing 15, section 4), written for a T that may be singular.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from jaxmixed.likelihood import Method, Profile, eliminate_chain, profile_schur
+from jaxmixed.linalg import inverse_and_logdet
+from jaxmixed.optim import Evaluation
+from jaxmixed.root import (
+    Shapes,
+    factor_columns,
+    relative_covariance,
+    right_times,
+    spherical,
+    times,
+    transposed_times,
+)
+from jaxmixed.statistics import SufficientStatistics
+
+
+class _Remainder(NamedTuple):
+    """What the chain leaves to the root (`likelihood.Elimination`)."""
+
+    logdet: Float[Array, ""]
+    gram: Float[Array, "R R"]
+    cross: Float[Array, "R r"]
+    schur: Float[Array, "r r"]
+
+
+class _Solution(NamedTuple):
+    """The root solved: matrices of the module's docstring; T is a factor per grouping factor."""
+
+    T: list[Float[Array, "q q"]]
+    shapes: Shapes
+    W: Float[Array, "R R"]
+    P: Float[Array, "R R"]
+    C: Float[Array, "R R"]
+    K: Float[Array, "R R"]
+    X: Float[Array, "R r"]
+    Y: Float[Array, "R r"]
+    e: Float[Array, "R r"]
+
+
+class _Derivatives(NamedTuple):
+    """Derivatives along some parameters: of log|M|, of S, of its residual ``E = d(T'h) - dM X``."""
+
+    logdet: Float[Array, " k"]
+    schur: Float[Array, "k r r"]
+    E: Float[Array, "k R r"]
+
+
+def _solve(rem: _Remainder, T: list[Float[Array, "q q"]], shapes: Shapes) -> tuple[_Solution, Array, Array]:
+    """The root's matrices, its log-determinant and the Schur complement."""
+    M, b = spherical(T, rem.gram, rem.cross, shapes)
+    W, logdet = inverse_and_logdet(M)
+    X = W @ b
+    Y = times(T, X, shapes)
+    gT = right_times(rem.gram, T, shapes)
+    P = gT @ W
+    K = relative_covariance(T, W, shapes)
+    solution = _Solution(T, shapes, W, P, rem.gram - P @ gT.T, K, X, Y, rem.cross - rem.gram @ Y)
+    return solution, logdet, rem.schur - b.T @ X
+
+
+def _symmetric(A: Float[Array, "... r r"]) -> Float[Array, "... r r"]:
+    return A + jnp.swapaxes(A, -1, -2)
+
+
+def _blocks(A: Float[Array, "R c"], shapes: Shapes) -> list[Float[Array, "q l c"]]:
+    """Rows of each factor, effects first."""
+    return [
+        A[rows].reshape(effects, levels, -1)
+        for (levels, effects), rows in zip(shapes, factor_columns(shapes), strict=True)
+    ]
+
+
+def _along_chain(
+    d: _Remainder, at: _Solution
+) -> tuple[_Derivatives, Float[Array, "k R R"], Float[Array, "k R r"]]:
+    """First derivatives along the chain's parameters (leading axis of `d`), ``dg T W`` and ``dh - dg Y``."""
+    k, R, _ = d.gram.shape
+    A = (d.gram.reshape(k * R, R) @ times(at.T, at.W, at.shapes)).reshape(k, R, R)
+    n = d.cross - (d.gram.reshape(k * R, R) @ at.Y).reshape(d.cross.shape)
+    E = jax.vmap(lambda one: transposed_times(at.T, one, at.shapes))(n)
+    # s - h'Y - Y'h + Y'gY, with Y held: the terms in dY cancel.
+    schur = d.schur - _transposed_product(n, at.Y) - jnp.swapaxes(_transposed_product(d.cross, at.Y), 1, 2)
+    logdet = jnp.sum(at.K * d.gram, axis=(1, 2))
+    return _Derivatives(logdet, schur, E), A, n
+
+
+def _transposed_product(left: Float[Array, "k R r"], right: Float[Array, "R s"]) -> Float[Array, "k r s"]:
+    return jnp.einsum("kir,is->krs", left, right)
+
+
+def _along_root(
+    gram: Float[Array, "R R"], at: _Solution
+) -> tuple[_Derivatives, Float[Array, "k R r"], Float[Array, "k R r"]]:
+    """First derivatives along every element of T, ``U = dT X`` and ``g U``."""
+    r = at.X.shape[1]
+    logdets, schurs, Es, Us, gUs = [], [], [], [], []
+    blocks = zip(
+        at.shapes,
+        factor_columns(at.shapes),
+        _blocks(at.X, at.shapes),
+        _blocks(at.e, at.shapes),
+        _blocks(at.P, at.shapes),
+        strict=True,
+    )
+    for (levels, effects), rows, X, e, P in blocks:
+        own = P[:, :, rows].reshape(effects, levels, effects, levels)
+        logdets.append(2 * jnp.einsum("blal->ba", own).ravel())
+        schurs.append(-_symmetric(jnp.einsum("blr,als->bars", e, X)).reshape(-1, r, r))
+        for b in range(effects):
+            for a in range(effects):
+                into_a, into_b = rows.start + a * levels, rows.start + b * levels
+                dTe = jnp.zeros_like(at.X).at[into_a : into_a + levels].set(e[b])
+                Us.append(jnp.zeros_like(at.X).at[into_b : into_b + levels].set(X[a]))
+                gUs.append(gram[:, into_b : into_b + levels] @ X[a])
+                Es.append(dTe - transposed_times(at.T, gUs[-1], at.shapes))
+    return (
+        _Derivatives(jnp.concatenate(logdets), jnp.concatenate(schurs), jnp.stack(Es)),
+        jnp.stack(Us),
+        jnp.stack(gUs),
+    )
+
+
+def _root_by_root(at: _Solution) -> Float[Array, "kr kr"]:
+    """Second derivatives of log|M| along pairs of elements of T."""
+    columns = factor_columns(at.shapes)
+
+    def block(A: Array, f: int, h: int) -> Array:
+        (m, q), (n, c) = at.shapes[f], at.shapes[h]
+        return A[columns[f], columns[h]].reshape(q, m, c, n)
+
+    rows = []
+    for f, (_, q) in enumerate(at.shapes):
+        row = []
+        for h, (_, c) in enumerate(at.shapes):
+            pairs = jnp.einsum("bldk,alck->badc", block(at.C, f, h), block(at.W, f, h))
+            pairs -= jnp.einsum("blck,dkal->badc", block(at.P, f, h), block(at.P, h, f))
+            row.append(2 * pairs.reshape(q * q, c * c))
+        rows.append(jnp.concatenate(row, axis=1))
+    return jnp.concatenate(rows)
+
+
+def _chain_by_root(A: Float[Array, "k R R"], B: Float[Array, "k R R"], at: _Solution) -> Float[Array, "k kr"]:
+    """Second derivatives of log|M| along a parameter of the chain and an element of T."""
+    found = []
+    for (m, q), rows in zip(at.shapes, factor_columns(at.shapes), strict=True):
+        own = A[:, rows, rows].reshape(-1, q, m, q, m)
+        P = at.P[rows].reshape(q, m, -1)
+        crossed = jnp.einsum("blj,kjal->kba", P, B[:, :, rows].reshape(len(B), -1, q, m))
+        found.append(2 * (jnp.einsum("kblal->kba", own) - crossed).reshape(len(A), -1))
+    return jnp.concatenate(found, axis=1)
+
+
+def _inner(left: Float[Array, "a R r"], right: Float[Array, "b R r"]) -> Float[Array, "a b"]:
+    return left.reshape(len(left), -1) @ right.reshape(len(right), -1).T
+
+
+def _second_order(
+    rem: _Remainder,
+    tangents: _Remainder,
+    at: _Solution,
+    Q: Float[Array, "r r"],
+) -> tuple[_Derivatives, Float[Array, "k k"]]:
+    """First derivatives along the chain's parameters and the elements of T, in this order, and the second.
+
+    The second ones are of ``log|M| + <Q, S>``, without those parts that contain second derivatives of g, h
+    and s.
+    """
+    chain, A, n = _along_chain(tangents, at)
+    root, U, gU = _along_root(rem.gram, at)
+    B = jax.vmap(lambda one: transposed_times(at.T, one, at.shapes))(A)
+    both = _Derivatives(*(jnp.concatenate(pair) for pair in zip(chain, root, strict=True)))
+    mixed = _chain_by_root(A, B, at) - 2 * _inner(n @ Q, U)
+    hessian = jnp.block(
+        [
+            [-jnp.einsum("aij,bji->ab", B, B), mixed],
+            [mixed.T, _root_by_root(at) + 2 * _inner(U @ Q, gU)],
+        ]
+    )
+    WE = jnp.einsum("ij,kjr->kir", at.W, both.E)
+    return both, hessian - 2 * _inner(both.E @ Q, WE)
+
+
+def evaluate(x: Float[Array, " k"], stats: SufficientStatistics, *, method: Method = "reml") -> Evaluation:
+    """Deviance with its exact gradient and Hessian, in the parameters of the standardised columns.
+
+    Parameters
+    ----------
+    x : (k,) array
+        Parameters of every term, in the order of ``stats.terms``.
+    stats : SufficientStatistics
+        With a root.
+    method : {"reml", "ml"}
+
+    Returns
+    -------
+    Evaluation
+        `aux` holds log_rss and the Schur complement of :class:`jaxmixed.likelihood.Profile`.
+    """
+    depth = len(stats.levels)
+    owners = np.repeat(
+        [term.level for term in stats.terms], [term.covariance.num_params for term in stats.terms]
+    )
+    in_chain, in_root = np.flatnonzero(owners < depth), np.flatnonzero(owners >= depth)
+    assert stats.root is not None
+    shapes = stats.root.shapes
+
+    def factors(x: Array) -> list[Array]:
+        parts = zip(stats.terms, stats.split(x), strict=True)
+        return stats.assemble([term.covariance.factor(part) for term, part in parts])
+
+    def remainder(chain: Array) -> _Remainder:
+        found = eliminate_chain(factors(x.at[in_chain].set(chain)), stats)
+        assert found.root is not None
+        return _Remainder(
+            found.logdet, jnp.asarray(found.root.gram), jnp.asarray(found.root.cross), found.schur
+        )
+
+    def elements(root: Array) -> Array:
+        return jnp.concatenate([T.ravel() for T in factors(x.at[in_root].set(root))[depth:]])
+
+    def outer(S: Array) -> tuple[Array, Profile]:
+        found = profile_schur(jnp.zeros((), S.dtype), S, stats, method)
+        return found.deviance, found
+
+    rem = remainder(x[in_chain])
+    directions = jnp.eye(len(in_chain), dtype=x.dtype)
+    tangents = jax.vmap(lambda d: jax.jvp(remainder, (x[in_chain],), (d,))[1])(directions)
+    at, logdet, schur = _solve(rem, factors(x)[depth:], shapes)
+    (value, found), Q = jax.value_and_grad(outer, has_aux=True)(schur)
+    first, hessian = _second_order(rem, tangents, at, Q)
+
+    def curved(chain: Array) -> Array:
+        """The deviance's dependence on the chain, everything else held at its derivative."""
+        now, YQ = remainder(chain), at.Y @ Q
+        held = jnp.sum((at.K + YQ @ at.Y.T) * now.gram) - 2 * jnp.sum(YQ * now.cross) + jnp.sum(Q * now.schur)
+        return now.logdet + held
+
+    through = jax.vmap(lambda d: jax.jvp(jax.grad(lambda S: outer(S)[0]), (schur,), (d,))[1])(first.schur)
+    hessian = hessian + _inner(first.schur, through)
+    k = len(in_chain)
+    hessian = hessian.at[:k, :k].add(jax.hessian(curved)(x[in_chain]))
+    # From the elements of T to the parameters.
+    slope = jnp.zeros((len(first.logdet), len(x)), x.dtype)
+    slope = slope.at[np.arange(k), in_chain].set(1.0)
+    slope = slope.at[k:, in_root].set(jax.jacfwd(elements)(x[in_root]))
+    by_element = first.logdet + jnp.einsum("rs,krs->k", Q, first.schur)
+    bent = jax.hessian(lambda root: elements(root) @ by_element[k:])(x[in_root])
+    gradient = (by_element @ slope).at[in_chain].add(tangents.logdet)
+    log_rss = jax.grad(lambda S: outer(S)[1].log_rss)(schur)
+    schur_tangents = jnp.einsum("ek,ers->krs", slope, first.schur)
+    return Evaluation(
+        value=value + rem.logdet + logdet,
+        gradient=gradient,
+        hessian=(slope.T @ hessian @ slope).at[np.ix_(in_root, in_root)].add(bent),
+        aux=(found.log_rss, schur),
+        aux_tangents=(jnp.einsum("rs,krs->k", log_rss, schur_tangents), schur_tangents),
+    )
