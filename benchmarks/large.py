@@ -6,18 +6,17 @@ Each package runs in a process of its own, so that its memory can be measured.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.memory import forget_peak, memory
 from benchmarks.peers import PEERS, Problem, absent, available
 from benchmarks.stages import stage_table
 from benchmarks.timing import table
@@ -45,22 +44,6 @@ def intercepts(groups: int = 1_000_000) -> Problem:
 PROBLEMS: dict[str, Callable[..., Problem]] = {"slopes": slopes, "intercepts": intercepts}
 
 
-def memory(field: str) -> int:
-    """Bytes of a field of this process's status (Linux), or its peak so far elsewhere."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    lines = (line.split() for line in status.read_text(encoding="utf-8").splitlines())
-    return next(1024 * int(parts[1]) for parts in lines if parts[0] == f"{field}:")
-
-
-def forget_peak() -> None:
-    """Start counting the peak of memory anew, where the system can."""
-    switch = Path("/proc/self/clear_refs")
-    if switch.exists():
-        switch.write_text("5", encoding="utf-8")
-
-
 def measure(package: str, name: str, repeats: int) -> dict[str, Any]:
     """Times and peak memory of one package on one problem, in this process."""
     small = {"slopes": lambda: slopes(3000, 100), "intercepts": lambda: intercepts(1000)}[name]()
@@ -72,7 +55,7 @@ def measure(package: str, name: str, repeats: int) -> dict[str, Any]:
     seconds = []
     for repeat in range(repeats):
         began = time.perf_counter()
-        loglik = fit()
+        loglik = fit().loglik
         seconds.append(time.perf_counter() - began)
         if repeat == 0:
             used = memory("VmHWM") - before

@@ -7,13 +7,31 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import nan
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from benchmarks.timing import version
 
-Fit = Callable[[], float]  # fits the model and returns its log-likelihood
+DENSE_LIMIT = 1_000_000  # entries of a dense matrix of random effects that statsmodels is asked to work with
+
+
+class Fitted(NamedTuple):
+    """What a fit reports of itself."""
+
+    loglik: float
+    evaluations: int | None = None  # of the likelihood, where the package counts them
+    seconds: float | None = None  # of a package that runs in a process of its own, by its own clock
+    megabytes: float = nan  # and the memory that its first fit added at its peak
+
+
+Fit = Callable[[], Fitted]
+
+
+class NotRun(Exception):
+    """Why a package is not asked to fit a problem."""
 
 
 @dataclass(frozen=True)
@@ -32,53 +50,107 @@ class Problem:
         """The model in lme4's syntax."""
         return f"{self.fixed} + ({self.random} | {self.group})"
 
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """The columns that are categories whatever their type."""
+        return (self.group,)
 
-def jaxmixed(problem: Problem) -> Fit:
+    def statsmodels(self) -> tuple[pd.DataFrame, dict[str, object]]:
+        """The data and the random part as statsmodels wants them."""
+        varying = None if self.random == "1" else f"~{self.random}"
+        return self.data, {"groups": self.group, "re_formula": varying}
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """A model with a random intercept for every level of several factors, crossed or nested."""
+
+    name: str
+    data: pd.DataFrame
+    fixed: str
+    groups: tuple[str, ...]  # columns, or interactions such as "a:b"
+    reml: bool = True
+
+    @property
+    def formula(self) -> str:
+        """The model in lme4's syntax."""
+        return " + ".join([self.fixed, *(f"(1 | {group})" for group in self.groups)])
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """The columns that are categories whatever their type."""
+        return tuple(dict.fromkeys(column for group in self.groups for column in group.split(":")))
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The number of levels of each grouping factor."""
+        return tuple(self.data.groupby(group.split(":")).ngroups for group in self.groups)
+
+    def statsmodels(self) -> tuple[pd.DataFrame, dict[str, object]]:
+        """The data and the random part as statsmodels wants them: variance components in one group."""
+        columns = {
+            group: f"0 + {':'.join(f'C({part})' for part in group.split(':'))}" for group in self.groups
+        }
+        return self.data.assign(all_rows=1), {"groups": "all_rows", "vc_formula": columns}
+
+
+def jaxmixed(problem: Problem | Crossed) -> Fit:
     import jaxmixed as jm
 
     method = "reml" if problem.reml else "ml"
-    return lambda: float(jm.mixed(problem.formula, problem.data, method=method).llf)
 
-
-def lme_python(problem: Problem) -> Fit:
-    import lme_python as package
-    import polars as pl
-
-    data = pl.from_pandas(problem.data.astype({problem.group: str}))
-    return lambda: float(package.lmer(problem.formula, data=data, reml=problem.reml).log_likelihood)
-
-
-def mixedlm(problem: Problem) -> Fit:
-    import mixedlm as package
-
-    return lambda: float(package.lmer(problem.formula, problem.data, REML=problem.reml).logLik().value)
-
-
-def _statsmodels_like(from_formula: Callable, problem: Problem) -> Fit:
-    varying = None if problem.random == "1" else f"~{problem.random}"
-
-    def fit() -> float:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = from_formula(problem.fixed, problem.data, groups=problem.group, re_formula=varying)
-            return float(model.fit(reml=problem.reml).llf)
+    def fit() -> Fitted:
+        fitted = jm.mixed(problem.formula, problem.data, method=method)
+        return Fitted(float(fitted.llf), int(fitted.diagnostics.evaluations))
 
     return fit
 
 
-def mixedlm_rs(problem: Problem) -> Fit:
+def lme_python(problem: Problem | Crossed) -> Fit:
+    import lme_python as package
+    import polars as pl
+
+    data = pl.from_pandas(problem.data.astype(dict.fromkeys(problem.factors, str)))
+    return lambda: Fitted(float(package.lmer(problem.formula, data=data, reml=problem.reml).log_likelihood))
+
+
+def mixedlm(problem: Problem | Crossed) -> Fit:
+    import mixedlm as package
+
+    def fit() -> Fitted:
+        fitted = package.lmer(problem.formula, problem.data, REML=problem.reml)
+        return Fitted(float(fitted.logLik().value), int(fitted.function_evals))
+
+    return fit
+
+
+def _statsmodels_like(from_formula: Callable, problem: Problem | Crossed) -> Fit:
+    data, random = problem.statsmodels()
+
+    def fit() -> Fitted:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Fitted(float(from_formula(problem.fixed, data, **random).fit(reml=problem.reml).llf))
+
+    return fit
+
+
+def mixedlm_rs(problem: Problem | Crossed) -> Fit:
     import mixedlm_rs as package
 
     return _statsmodels_like(package.mixedlm, problem)
 
 
-def statsmodels(problem: Problem) -> Fit:
+def statsmodels(problem: Problem | Crossed) -> Fit:
     from statsmodels.formula.api import mixedlm as package
 
+    if isinstance(problem, Crossed) and len(problem.data) * sum(problem.levels) > DENSE_LIMIT:
+        size = f"{len(problem.data):,} × {sum(problem.levels):,}"
+        raise NotRun(f"dense, with a matrix of {size} for the random effects")
     return _statsmodels_like(package, problem)
 
 
-def lme4(problem: Problem) -> Fit:
+def lme4(problem: Problem | Crossed) -> Fit:
     """Fits in a separate R process that waits for requests; the pipe costs some 0.1 ms a call."""
     folder = Path(tempfile.mkdtemp())
     path = folder / "data.csv"
@@ -90,17 +162,27 @@ def lme4(problem: Problem) -> Fit:
         text=True,
     )
 
-    def ask(request: str) -> str:
+    def ask(request: str) -> list[str]:
         worker.stdin.write(request + "\n")
         worker.stdin.flush()
-        return worker.stdout.readline().split()[1]
+        kind, *answer = worker.stdout.readline().split() or ["error", "the process of R has ended"]
+        if kind == "error":
+            raise RuntimeError(" ".join(answer))
+        return answer
 
-    ask("\t".join(["load", str(path), problem.formula, str(problem.reml).upper(), problem.group]))
+    factors = ",".join(problem.factors)
+    ask("\t".join(["load", str(path), problem.formula, str(problem.reml).upper(), factors]))
     shutil.rmtree(folder)
-    return lambda: float(ask("fit"))
+
+    def fit() -> Fitted:
+        loglik, evaluations, seconds, megabytes = ask("fit")
+        added = nan if megabytes == "NA" else float(megabytes)
+        return Fitted(float(loglik), int(evaluations), float(seconds), added)
+
+    return fit
 
 
-PEERS: dict[str, Callable[[Problem], Fit]] = {
+PEERS: dict[str, Callable[[Problem | Crossed], Fit]] = {
     "jaxmixed": jaxmixed,
     "lme-python": lme_python,
     "mixedlm": mixedlm,

@@ -24,7 +24,7 @@ def run(rounds: int = 60) -> str:
     """Table of median times, ratios to jaxmixed within rounds, and log-likelihoods reached."""
     problem, found = sleepstudy(), available()
     fits = {name: PEERS[name](problem) for name in found}
-    loglik = {name: fit() for name, fit in fits.items()}
+    loglik = {name: fit().loglik for name, fit in fits.items()}
     in_turn = interleave(fits, rounds, warmup=3)
     seconds = interleave(fits, rounds // 3, warmup=1, repeats=REPEATS)
     best = max(loglik.values())
