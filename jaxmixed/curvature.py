@@ -30,11 +30,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from jaxmixed.likelihood import Method, Profile, eliminate_chain, profile_schur
+from jaxmixed.likelihood import Method, Profile, eliminate_chain, inner_product, profile_schur, remaining_root
 from jaxmixed.linalg import inverse_and_logdet
 from jaxmixed.optim import Evaluation
 from jaxmixed.root import (
     Shapes,
+    diagonal_of,
     factor_columns,
     relative_covariance,
     right_times,
@@ -43,6 +44,10 @@ from jaxmixed.root import (
     transposed_times,
 )
 from jaxmixed.statistics import SufficientStatistics
+
+SAFE_DIVISOR = 1e-3
+"""A relative standard deviation above this loses at most six digits of second derivatives when divided by
+twice."""
 
 
 class _Remainder(NamedTuple):
@@ -82,11 +87,34 @@ def _solve(rem: _Remainder, T: list[Float[Array, "q q"]], shapes: Shapes) -> tup
     W, logdet = inverse_and_logdet(M)
     X = W @ b
     Y = times(T, X, shapes)
-    gT = right_times(rem.gram, T, shapes)
-    P = gT @ W
+    P, C = _products(rem.gram, W, T, shapes)
     K = relative_covariance(T, W, shapes)
-    solution = _Solution(T, shapes, W, P, rem.gram - P @ gT.T, K, X, Y, rem.cross - rem.gram @ Y)
+    solution = _Solution(T, shapes, W, P, C, K, X, Y, rem.cross - rem.gram @ Y)
     return solution, logdet, rem.schur - b.T @ X
+
+
+def _products(
+    gram: Float[Array, "R R"], W: Float[Array, "R R"], T: list[Float[Array, "q q"]], shapes: Shapes
+) -> tuple[Float[Array, "R R"], Float[Array, "R R"]]:
+    """P and C: from ``T'P = T'C T = I - W`` where T is diagonal and not nearly singular, or by products."""
+
+    def multiply() -> tuple[Array, Array]:
+        gT = right_times(gram, T, shapes)
+        P = gT @ W
+        return P, gram - P @ gT.T
+
+    t = diagonal_of(T, len(W), shapes)
+    if t is None:
+        return multiply()
+    used = jnp.arange(len(W)) < sum(levels for levels, _ in shapes)
+    inverse = jnp.where(used, 1 / jnp.where(used, t, 1), 0)
+
+    def divide() -> tuple[Array, Array]:
+        P = inverse[:, None] * (jnp.eye(len(W), dtype=W.dtype) - W)
+        return P, P * inverse
+
+    safe = jnp.min(jnp.where(used, jnp.abs(t), 1)) > SAFE_DIVISOR
+    return jax.lax.cond(safe, divide, multiply)
 
 
 def _symmetric(A: Float[Array, "... r r"]) -> Float[Array, "... r r"]:
@@ -241,10 +269,9 @@ def evaluate(x: Float[Array, " k"], stats: SufficientStatistics, *, method: Meth
 
     def remainder(chain: Array) -> _Remainder:
         found = eliminate_chain(factors(x.at[in_chain].set(chain)), stats)
-        assert found.root is not None
-        return _Remainder(
-            found.logdet, jnp.asarray(found.root.gram), jnp.asarray(found.root.cross), found.schur
-        )
+        assert stats.root is not None
+        root = remaining_root(found, stats.root)
+        return _Remainder(found.logdet, jnp.asarray(root.gram), jnp.asarray(root.cross), found.schur)
 
     def elements(root: Array) -> Array:
         return jnp.concatenate([T.ravel() for T in factors(x.at[in_root].set(root))[depth:]])
@@ -262,9 +289,10 @@ def evaluate(x: Float[Array, " k"], stats: SufficientStatistics, *, method: Meth
 
     def curved(chain: Array) -> Array:
         """The deviance's dependence on the chain, everything else held at its derivative."""
-        now, YQ = remainder(chain), at.Y @ Q
-        held = jnp.sum((at.K + YQ @ at.Y.T) * now.gram) - 2 * jnp.sum(YQ * now.cross) + jnp.sum(Q * now.schur)
-        return now.logdet + held
+        assert stats.root is not None
+        now, YQ = eliminate_chain(factors(x.at[in_chain].set(chain)), stats), at.Y @ Q
+        held = inner_product(now, stats.root, at.K + YQ @ at.Y.T, -2 * YQ)
+        return now.logdet + held + jnp.sum(Q * now.schur)
 
     through = jax.vmap(lambda d: jax.jvp(jax.grad(lambda S: outer(S)[0]), (schur,), (d,))[1])(first.schur)
     hessian = hessian + _inner(first.schur, through)

@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from jaxmixed.crossproducts import Reduction
 from jaxmixed.estimates import Estimates
-from jaxmixed.likelihood import eliminate_chain, level_factors, middle
+from jaxmixed.likelihood import eliminate_chain, level_factors, middle, remaining_root
 from jaxmixed.linalg import identity, inverse_and_logdet, matmul, transpose
 from jaxmixed.links import group_sums, per_entry, sampled_product
 from jaxmixed.precision import double_precision, to_host
@@ -72,10 +72,11 @@ def _solve(
     """Factors, levels as eliminated, the root, and the Schur complement."""
     factors = level_factors(theta, stats)
     chain = eliminate_chain(factors, stats)
-    if chain.root is None:
+    if stats.root is None:
         return factors, chain.levels, None, chain.schur
-    above, shapes = factors[len(chain.levels) :], chain.root.shapes
-    M, b = spherical(above, chain.root.gram, chain.root.cross, shapes)
+    above, shapes = factors[len(chain.levels) :], stats.root.shapes
+    remaining = remaining_root(chain, stats.root)
+    M, b = spherical(above, remaining.gram, remaining.cross, shapes)
     W, _ = inverse_and_logdet(M)
     X = W @ b
     K, Y = relative_covariance(above, W, shapes), times(above, X, shapes)

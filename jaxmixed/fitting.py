@@ -9,7 +9,7 @@ from jaxmixed.diagnosis import TermLabel, closed_form, examine, is_determined
 from jaxmixed.errors import DesignError
 from jaxmixed.estimates import Estimates, TermEstimate
 from jaxmixed.likelihood import LOG_2PI, Method
-from jaxmixed.search import Optimum, Search
+from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, Search, scaled_gradient
 from jaxmixed.starts import moment_start
 from jaxmixed.statistics import SufficientStatistics
 
@@ -42,11 +42,12 @@ def _check_within(stats: SufficientStatistics, ungrouped: np.ndarray, method: Me
 def _check_residual(found: Optimum, ungrouped: np.ndarray) -> None:
     """Refuse crossed factors that together reproduce the response: the search ran until digits gave out."""
     schur = found.schur
-    if not np.isfinite(schur).all() or found.is_stationary:
+    if not np.isfinite(schur).all() or scaled_gradient(found.gradient, found.hessian) <= GRADIENT_TOLERANCE:
         return
     rss = schur[-1, -1] - schur[-1, :-1] @ np.linalg.lstsq(schur[:-1, :-1], schur[:-1, -1])[0]
     if not rss > NO_RESIDUAL * ungrouped[-1, -1]:
-        raise DesignError(_ZERO_RESIDUAL.format("the fixed effects and the groups reproduce every row"))
+        reason = f"the fixed effects and the groups reproduce every row, but for {NO_RESIDUAL:g} of the total"
+        raise DesignError(_ZERO_RESIDUAL.format(reason))
 
 
 def _ungrouped(stats: SufficientStatistics) -> np.ndarray:

@@ -18,7 +18,7 @@ Everything here follows the dtype of its inputs, raises nothing on values and co
 vmap.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 
 from jaxmixed._types import AnyArray
 from jaxmixed.linalg import identity, inverse_and_logdet, matmul, transpose
-from jaxmixed.links import Links, column_sums, outer_sum, per_entry
+from jaxmixed.links import Links, column_sums, outer_sum, per_entry, projected
 from jaxmixed.root import Root, eliminate_root, reflect
 from jaxmixed.statistics import Level, SufficientStatistics, summarise
 
@@ -124,30 +124,58 @@ class Elimination(NamedTuple):
         ``[X y]' V^{-1} [X y]``.
     levels : tuple of Level
         The levels as they were when their turn came: coarser ones include the updates of the finer ones.
-    root : Root or None
-        The root after the elimination of the chain, in its reflected coordinates.
+    omegas : tuple of (q, q, m) arrays
+        Their middle matrices.
     """
 
     logdet: Float[Array, ""]
     schur: Float[Array, "r r"]
     levels: tuple[Level, ...]
-    root: Root | None
+    omegas: tuple[Float[Array, "q q m"], ...]
 
 
-def _fill_root(root: Root, omega: Float[Array, "q q m"], level: Level) -> Root:
-    """The root with the updates of one level of the chain."""
-    links, size = level.links, root.gram.shape[0]
-    assert links is not None
-    assert level.cross is not None  # beside a root nothing is compressed
-    # The root's Gram matrix is whole, not what is orthogonal to the groups: hence Omega - I.
-    reduction = omega - identity(omega.shape[0], omega.dtype) if level.form == "orthogonal" else omega
-    remaining = level.cross[:, -root.cross.shape[1] :]
-    return Root(
-        gram=root.gram + outer_sum(reduction, links, size),
-        cross=root.cross + column_sums(per_entry(omega, links), remaining, links, size),
-        shared=root.shared,
-        shapes=root.shapes,
-    )
+def _fills(chain: Elimination) -> Iterator[tuple[Level, Links, Array, Array]]:
+    """For each level: its links, and what to multiply them with: the middle of the fill, and Omega C."""
+    for level, omega in zip(chain.levels, chain.omegas, strict=True):
+        assert level.links is not None
+        assert level.cross is not None  # beside a root nothing is compressed
+        # The root's Gram matrix is whole, not what is orthogonal to the groups: hence Omega - I.
+        middle = omega - identity(omega.shape[0], omega.dtype) if level.form == "orthogonal" else omega
+        yield level, level.links, middle, per_entry(omega, level.links)
+
+
+def remaining_root(chain: Elimination, root: Root) -> Root:
+    """The root after the elimination of the chain, in its reflected coordinates."""
+    gram, cross = jnp.asarray(root.gram), jnp.asarray(root.cross)
+    size, r = cross.shape
+    for level, links, fill, half in _fills(chain):
+        assert level.cross is not None
+        gram = gram + outer_sum(fill, links, size)
+        cross = cross + column_sums(half, level.cross[:, -r:], links, size)
+    return reflect(replace(root, gram=gram, cross=cross))
+
+
+def inner_product(
+    chain: Elimination, root: Root, gram: Float[Array, "R R"], cross: Float[Array, "R r"]
+) -> Float[Array, ""]:
+    """Inner product of :func:`remaining_root` with given matrices, less a constant, without making it.
+
+    Its derivatives along the chain's parameters need one product with the whole of `gram`, not one each.
+    """
+
+    def reflected(g: Array, h: Array) -> tuple[Array, Array]:
+        found = reflect(replace(root, gram=g, cross=h))
+        return jnp.asarray(found.gram), jnp.asarray(found.cross)
+
+    of_gram, of_cross = jax.linear_transpose(reflected, gram, cross)((gram, cross))
+    of_gram = (of_gram + of_gram.T) / 2
+    size, r = root.cross.shape
+    total = jnp.zeros((), gram.dtype)
+    for level, links, fill, half in _fills(chain):
+        assert level.cross is not None
+        total = total + jnp.sum(fill * projected(of_gram, links, fill.shape[-1]))
+        total = total + jnp.sum(of_cross * column_sums(half, level.cross[:, -r:], links, size))
+    return total
 
 
 def _link_parent(
@@ -176,10 +204,11 @@ def eliminate_chain(factors: Sequence[Float[Array, "q q"]], stats: SufficientSta
     """
     r = stats.total.shape[0]
     schur, logdet = jnp.asarray(stats.total), jnp.zeros((), stats.total.dtype)
-    levels, root = list(stats.levels), stats.root
+    levels, omegas = list(stats.levels), []
     for depth, T in enumerate(factors[: len(levels)]):
         level = levels[depth]
         omega, logdets = middle(T, level.root, level.form)
+        omegas.append(omega)
         logdet = logdet + jnp.sum(level.count * logdets)
         width = r + sum(coarse.root.shape[0] for coarse in levels[depth + 1 :])
         start = 0
@@ -209,8 +238,7 @@ def eliminate_chain(factors: Sequence[Float[Array, "q q"]], stats: SufficientSta
             )
             start += q
         schur = schur + _update_total(omega, level, slice(width - r, width))
-        root = None if root is None else _fill_root(root, omega, level)
-    return Elimination(logdet, schur, tuple(levels), None if root is None else reflect(root))
+    return Elimination(logdet, schur, tuple(levels), tuple(omegas))
 
 
 def eliminate(factors: Sequence[Float[Array, "q q"]], stats: SufficientStatistics) -> Elimination:
@@ -227,9 +255,10 @@ def eliminate(factors: Sequence[Float[Array, "q q"]], stats: SufficientStatistic
     Elimination
     """
     chain = eliminate_chain(factors, stats)
-    if chain.root is None:
+    if stats.root is None:
         return chain
-    logdet, schur = eliminate_root(factors[len(stats.levels) :], chain.root, chain.schur)
+    root = remaining_root(chain, stats.root)
+    logdet, schur = eliminate_root(factors[len(stats.levels) :], root, chain.schur)
     return chain._replace(logdet=chain.logdet + logdet, schur=schur)
 
 

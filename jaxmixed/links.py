@@ -18,6 +18,7 @@ Measured on two cores: InstEval (1.8 million pairs, R = 1,142) 8 ms by pairs and
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +35,17 @@ PAIR_COST = 5e-9
 PRODUCT_COST = 1.2e-11
 """Seconds for a multiplication and addition within a matrix product on two cores."""
 
+SLAB_COST = 1e-2
+"""Seconds for making slabs dense, at least: lists serve small designs."""
+
 LARGEST_PAIRS = 50_000_000
 """More pairs than this are never listed: a list takes 12 bytes for each."""
 
 LARGEST_LISTED_ROOT = 2**15
 """Cells of a larger root do not fit into the 32-bit integers of the lists."""
+
+SMALLEST_SPLIT = 512
+"""A smaller symmetric product is made whole."""
 
 SLAB_BYTES = 64e6
 """Size of the dense slab that `Blocks` multiplies at a time."""
@@ -138,11 +145,15 @@ def _slab(
     entry: Int[Array, " E"],
     row: Int[Array, " E"],
     shape: tuple[int, int],
-) -> Float[Array, "q rows R"]:
-    """Entries of one slab as dense matrices; padding has the value zero."""
+) -> Float[Array, "R q rows"]:
+    """Entries of one slab as dense matrices; padding has the value zero.
+
+    Columns of the root come first, so that both kinds of products below contract the last axes or multiply
+    from the left as stored: a product with a transposed left side is several times slower.
+    """
     column = jnp.take(jnp.asarray(links.column), entry, mode="clip")
     found = jnp.take(values, entry, axis=1, mode="fill", fill_value=0)
-    return jnp.zeros((len(values), *shape), values.dtype).at[:, row, column].add(found)
+    return jnp.zeros((shape[0], len(values), shape[1]), values.dtype).at[column, :, row].add(found.T)
 
 
 def _by_slab(batch: Float[Array, "... m"], fill: Blocks) -> Float[Array, "slabs ... rows"]:
@@ -153,6 +164,16 @@ def _by_slab(batch: Float[Array, "... m"], fill: Blocks) -> Float[Array, "slabs 
     return jnp.moveaxis(padded.reshape(*batch.shape[:-1], slabs, fill.rows), -2, 0)
 
 
+def _lower_product(A: Float[Array, "R K"], B: Float[Array, "R K"]) -> Float[Array, "R R"]:
+    """Lower triangle of the symmetric ``A B'`` (above it, anything), in 5/8 of the operations."""
+    size = len(A)
+    if size < SMALLEST_SPLIT:
+        return A @ B.T
+    ends = [size * part // 4 for part in range(5)]
+    rows = [A[start:stop] @ B[:stop].T for start, stop in pairwise(ends)]
+    return jnp.concatenate([jnp.pad(row, [(0, 0), (0, size - row.shape[1])]) for row in rows])
+
+
 def _outer_sum_of_blocks(
     omega: Float[Array, "q q m"], links: Links, fill: Blocks, size: int
 ) -> Float[Array, "R R"]:
@@ -161,14 +182,13 @@ def _outer_sum_of_blocks(
     @jax.checkpoint
     def add(total: Array, slab: tuple[Array, Array, Array]) -> tuple[Array, None]:
         entry, row, middle = slab
-        V = _slab(values, links, entry, row, (fill.rows, size))
-        half = jnp.sum(middle[:, :, :, None] * V[None], axis=1)
-        return total + V.reshape(-1, size).T @ half.reshape(-1, size), None
+        V = _slab(values, links, entry, row, (size, fill.rows))
+        half = jnp.sum(middle[None] * V[:, None], axis=2)
+        return total + _lower_product(V.reshape(size, -1), half.reshape(size, -1)), None
 
-    total = jnp.zeros((size, size), omega.dtype)
-    return jax.lax.scan(add, total, (jnp.asarray(fill.entry), jnp.asarray(fill.row), _by_slab(omega, fill)))[
-        0
-    ]
+    slabs = (jnp.asarray(fill.entry), jnp.asarray(fill.row), _by_slab(omega, fill))
+    total, _ = jax.lax.scan(add, jnp.zeros((size, size), omega.dtype), slabs)
+    return jnp.tril(total) + jnp.tril(total, -1).T
 
 
 def sampled_product(matrix: Float[Array, "R R"], links: Links) -> Float[Array, "q e"]:
@@ -194,14 +214,50 @@ def sampled_product(matrix: Float[Array, "R R"], links: Links) -> Float[Array, "
 
     def multiply(carried: None, slab: tuple[Array, Array]) -> tuple[None, Array]:
         entry, row = slab
-        V = _slab(values, links, entry, row, (fill.rows, matrix.shape[0]))
+        V = _slab(values, links, entry, row, (len(matrix), fill.rows))
         column = jnp.take(jnp.asarray(links.column), entry, mode="clip")
-        return carried, (V @ matrix)[:, row, column]
+        product = (matrix @ V.reshape(len(matrix), -1)).reshape(V.shape)
+        return carried, product[column, :, row]
 
     _, products = jax.lax.scan(multiply, None, (jnp.asarray(fill.entry), jnp.asarray(fill.row)))
-    flat = jnp.moveaxis(products, 1, 0).reshape(len(values), -1)
-    found = jnp.zeros((len(values), count), matrix.dtype)
-    return found.at[:, jnp.ravel(fill.entry)].set(flat, mode="drop")
+    found = jnp.zeros((count, len(values)), matrix.dtype)
+    return found.at[jnp.ravel(fill.entry)].set(products.reshape(-1, len(values)), mode="drop").T
+
+
+def projected(matrix: Float[Array, "R R"], links: Links, groups: int) -> Float[Array, "q q m"]:
+    """``V_i K V_i'`` of every group, for a symmetric matrix K: the transpose of :func:`outer_sum`.
+
+    Parameters
+    ----------
+    matrix : (R, R) array
+    links : Links
+    groups : int
+        m.
+
+    Returns
+    -------
+    (q, q, m) array
+    """
+    values, fill = jnp.asarray(links.values), links.fill
+    if isinstance(fill, Pairs):
+        left, right = jnp.asarray(fill.left), jnp.asarray(fill.right)
+        K = jnp.where(left == right, 0.5, 1.0) * jnp.ravel(matrix)[fill.cell]
+        products = values[:, None, left] * (K * values[None, :, right])
+        group = jnp.asarray(links.group)[left]
+        sums = jax.ops.segment_sum(
+            jnp.moveaxis(products, -1, 0), group, num_segments=groups, indices_are_sorted=True
+        )
+        half = jnp.moveaxis(sums, 0, -1)
+        return half + jnp.swapaxes(half, 0, 1)
+
+    def project(carried: None, slab: tuple[Array, Array]) -> tuple[None, Array]:
+        V = _slab(values, links, *slab, (len(matrix), fill.rows))
+        product = (matrix @ V.reshape(len(matrix), -1)).reshape(V.shape)
+        return carried, jnp.sum(V[:, :, None] * product[:, None], axis=0)
+
+    _, products = jax.lax.scan(project, None, (jnp.asarray(fill.entry), jnp.asarray(fill.row)))
+    found = jnp.moveaxis(products, 0, -2).reshape(len(values), len(values), -1)[:, :, :groups]
+    return jnp.pad(found, [(0, 0), (0, 0), (0, groups - found.shape[-1])])
 
 
 def group_sums(by_entry: Float[AnyArray, "... e"], links: Links, groups: int) -> Float[Array, "... m"]:
@@ -240,7 +296,7 @@ def fill_cost(pairs: int, groups: int, q: int, size: int) -> tuple[float, float]
     """Seconds that the fill takes by pairs (infinite when too many to list) and by blocks, roughly."""
     listed = pairs <= LARGEST_PAIRS and size < LARGEST_LISTED_ROOT
     by_pairs = pairs * q * PAIR_COST if listed else np.inf
-    return by_pairs, float(groups) * q * (float(size) ** 2) * PRODUCT_COST
+    return by_pairs, SLAB_COST + float(groups) * q * (float(size) ** 2) * PRODUCT_COST
 
 
 def make_fill(group: np.ndarray, column: np.ndarray, q: int, groups: int, size: int) -> Pairs | Blocks:
@@ -258,7 +314,7 @@ def make_fill(group: np.ndarray, column: np.ndarray, q: int, groups: int, size: 
     by_pairs, by_blocks = fill_cost(count_pairs(group), groups, q, size)
     if by_pairs <= by_blocks:
         return _pairs(group, column, size)
-    return _blocks(group, max(1, min(groups, int(SLAB_BYTES / (8 * q * size)))), groups)
+    return _blocks(group, max(1, min(grid_size(groups), int(SLAB_BYTES / (8 * q * size)))), groups)
 
 
 def _pairs(group: np.ndarray, column: np.ndarray, size: int) -> Pairs:
@@ -307,7 +363,10 @@ def pad_links(links: Links, groups: int, size: int, entries: Sequence[int]) -> L
         cell = (column[left].astype(np.int64) * size + column[right]).astype(np.int32)
         fill = Pairs(left=left, right=right, cell=cell)
     else:
-        fill = replace(fill, entry=np.where(fill.entry == count, own, fill.entry).astype(np.int32))
+        slabs, width = fill.entry.shape
+        extra = [(0, grid_size(slabs) - slabs), (0, grid_size(width) - width)]
+        entry = np.where(fill.entry == count, own, fill.entry).astype(np.int32)
+        fill = replace(fill, entry=np.pad(entry, extra, constant_values=own), row=np.pad(fill.row, extra))
     return Links(
         values=np.pad(links.values, [(0, 0), (0, own - count)]),
         group=longer(links.group, own, groups - 1),

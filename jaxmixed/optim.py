@@ -44,6 +44,9 @@ NEWTON_LIMIT = 100
 TOLERANCE = 1e-13
 """Predicted decrease, in units of the function, at which the next step is the last."""
 
+ROUNDING = 1e-8
+"""A predicted decrease below this may be lost in the rounding of an ill-conditioned function."""
+
 MAX_ITERATIONS = 100
 _MAX_SHIFT_TRIALS = 60
 
@@ -146,6 +149,12 @@ def _is_finite(at: Evaluation) -> Array:
     return jnp.isfinite(at.value) & jnp.all(jnp.isfinite(at.gradient)) & jnp.all(jnp.isfinite(at.hessian))
 
 
+def _steepness(at: Evaluation) -> Array:
+    """Largest component of the gradient in units of its own curvature."""
+    curvature = jnp.sqrt(jnp.abs(jnp.diagonal(at.hessian)))
+    return jnp.max(jnp.abs(at.gradient) / jnp.maximum(curvature, 1e-4))
+
+
 def _next_shift(shift: Array, ratio: Array, accepted: Array, size: Array) -> Array:
     """Less damping after a good step, more after a poor one."""
     calmer = jnp.where(shift > 1e-6 * size, shift / 8, 0.0)
@@ -162,13 +171,17 @@ def _newton_iteration(
     finite = _is_finite(new)
     noise = 64 * jnp.finfo(new.value.dtype).eps * (1 + jnp.abs(new.value))
     actual = state.at.value - new.value
-    accepted = finite & (first | (actual >= 1e-4 * state.predicted - noise))
+    # So near the optimum the function is known less well than its gradient, which then decides.
+    closer = (state.predicted <= ROUNDING) & (_steepness(new) <= 0.5 * _steepness(state.at))
+    accepted = finite & (first | closer | (actual >= 1e-4 * state.predicted - noise))
     theta, at = jax.tree.map(
         lambda taken, kept: jnp.where(accepted, taken, kept), (state.trial, new), (state.theta, state.at)
     )
     size = jnp.max(jnp.abs(jnp.diagonal(at.hessian))) + jnp.finfo(theta.dtype).tiny
     ratio = actual / jnp.maximum(state.predicted, noise)
-    settled = first | (accepted & (state.predicted <= noise))  # at rounding level the ratio means nothing
+    settled = (
+        first | closer | (accepted & (state.predicted <= noise))
+    )  # at rounding level the ratio means nothing
     shift = jnp.where(settled, state.shift, _next_shift(state.shift, ratio, accepted, size))
 
     step, shift = _descent_step(at, shift, size)
@@ -220,7 +233,7 @@ def newton(
     >>> int(result.status)
     0
     """
-    evaluator = evaluator or partial(evaluate, fun)
+    evaluator = jax.jit(evaluator or partial(evaluate, fun))  # traced once, for its shapes and for the loop
     shapes = jax.eval_shape(evaluator, theta)
     nowhere = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros((), theta.dtype)

@@ -105,16 +105,21 @@ def reflect(root: Root) -> Root:
     known = jnp.any(jnp.asarray(root.shared) != 0, axis=0)
     columns = jnp.where(known, cross @ (root.shared / np.sqrt(levels)), gram[:, starts])
     corner = columns[starts]
-    columns = columns.at[starts].set((corner + corner.T) / 2)
+    columns = columns.at[starts].set((corner + corner.T) / 2, unique_indices=True)
     return Root(
-        gram=gram.at[:, starts].set(columns).at[starts, :].set(columns.T),
+        gram=gram.at[:, starts]
+        .set(columns, unique_indices=True)
+        .at[starts, :]
+        .set(columns.T, unique_indices=True),
         cross=cross,
         shared=root.shared,
         shapes=shapes,
     )
 
 
-def _diagonal(factors: Sequence[Float[Array, "q q"]], size: int, shapes: Shapes) -> Float[Array, " R"] | None:
+def diagonal_of(
+    factors: Sequence[Float[Array, "q q"]], size: int, shapes: Shapes
+) -> Float[Array, " R"] | None:
     """Diagonal of T where every factor has one effect, which saves cutting matrices into blocks."""
     if any(effects > 1 for _, effects in shapes):
         return None
@@ -127,7 +132,7 @@ def transposed_times(
     factors: Sequence[Float[Array, "q q"]], A: Float[AnyArray, "R c"], shapes: Shapes
 ) -> Float[Array, "R c"]:
     """``T'A`` with T block-diagonal, a block per level of every factor; zero in the padding's rows."""
-    diagonal = _diagonal(factors, A.shape[0], shapes)
+    diagonal = diagonal_of(factors, A.shape[0], shapes)
     if diagonal is not None:
         return diagonal[:, None] * jnp.asarray(A)
     parts = []
@@ -150,7 +155,7 @@ def right_times(
     A: Float[AnyArray, "c R"], factors: Sequence[Float[Array, "q q"]], shapes: Shapes
 ) -> Float[Array, "c R"]:
     """``A T``; zero in the padding's columns."""
-    diagonal = _diagonal(factors, A.shape[1], shapes)
+    diagonal = diagonal_of(factors, A.shape[1], shapes)
     if diagonal is not None:
         return jnp.asarray(A) * diagonal
     parts = []
