@@ -21,7 +21,7 @@ import numpy as np
 from jaxmixed.root import Root, factor_columns
 from jaxmixed.statistics import Level, SufficientStatistics
 
-SMALLEST = 0.002
+SMALLEST = 0.02
 """Start no variance below this, relative to sigma squared, for columns of unit size: zero is stationary."""
 
 LARGEST = 1e8
