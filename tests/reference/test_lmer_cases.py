@@ -1,4 +1,4 @@
-"""Every stored lme4 case with nested groups, quantity by quantity."""
+"""Every stored lme4 case, with nested and with crossed groups, quantity by quantity."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ from tests.reference.cases import (
 )
 
 pytestmark = pytest.mark.reference
+
+CROSSED = tuple(case_id for case_id in CASE_IDS if "crossed" in load_case(case_id).tags)
+MOST_EVALUATIONS = 12
+"""Of the likelihood with its exact derivatives, from the start to the checked optimum."""
 
 
 def cases(ids: list[str] | tuple[str, ...] = CASE_IDS) -> pytest.MarkDecorator:
@@ -78,6 +82,11 @@ def test_the_fit_converges_and_warns_exactly_when_it_should(fitted: Fitted) -> N
     assert set(fitted.warnings) == expected
     assert len(fitted.warnings) == len(expected)
     assert fitted.fit.is_singular == fitted.case.expected["is_singular"]
+
+
+@cases()
+def test_few_evaluations_of_the_likelihood_are_enough(fitted: Fitted) -> None:
+    assert 0 < fitted.fit.diagnostics.evaluations <= MOST_EVALUATIONS
 
 
 @cases()
@@ -223,7 +232,7 @@ def test_predictions_for_new_data(fitted: Fitted) -> None:
         fitted.fit.predict(newdata)
 
 
-@cases(with_quantity("icc"))
+@cases([case_id for case_id in with_quantity("icc") if case_id not in CROSSED])
 def test_icc_accumulates_lme4s_shares_from_the_outermost_level_inwards(fitted: Fitted) -> None:
     block, counts = fitted.case.expected["icc"], fitted.case.expected["ngroups"]
     table = fitted.fit.icc()
@@ -237,9 +246,22 @@ def test_icc_accumulates_lme4s_shares_from_the_outermost_level_inwards(fitted: F
     assert accumulated == pytest.approx(block["total"], abs=1e-9)
     if block.get("se") is not None:
         assert_within(row["std_error"], block["se"], tol.vc_standard_error(block["se"]), "se of the icc")
+
+
+@cases(with_quantity("icc"))
+def test_shares_of_the_variance_are_lme4s(fitted: Fitted) -> None:
+    block = fitted.case.expected["icc"]
     shares = fitted.fit.icc("share")
+    assert len(shares) == len(block["by_group"])
     for label, share in block["by_group"].items():
         assert_within(shares.loc[our_label(fitted, label), "estimate"], share, tol.icc(), f"share of {label}")
+    assert_within(shares["estimate"].sum(), block["total"], tol.icc(), "sum of the shares")
+
+
+@cases(CROSSED)
+def test_crossed_groups_have_no_correlation_that_contains_another(fitted: Fitted) -> None:
+    with pytest.raises(jm.DesignError, match=r"are crossed.*kind='share'"):
+        fitted.fit.icc()
 
 
 @cases(with_quantity("lrt_lm"))
@@ -333,3 +355,14 @@ def test_both_optima_are_exact_to_the_gate_for_a_release(fitted: Fitted) -> None
     for (group, name), sd in reference_sds(fitted).items():
         variance = covariance_of(fitted, group, [name])[0, 0]
         assert variance == pytest.approx(sd**2, rel=tol.GATE_VARIANCE), f"{name} | {group}"
+
+
+def test_the_restricted_criterion_of_three_crossed_factors_of_the_insteval_data() -> None:
+    # lme4 1.1-31: 237733.834128, its optimiser's steps down to 1e-9.
+    data = load_case("insteval.ml").data
+    fit, categories = mixed_quietly("y ~ service + (1 | s) + (1 | d) + (1 | dept)", data, method="reml")
+    assert categories == ()
+    assert f"{fit.deviance:.3f}" == "237733.834"
+    assert fit.diagnostics.evaluations <= MOST_EVALUATIONS
+    assert_allclose(fit.theta, [0.2764958825, 0.4373650247, 0.0706063751], atol=2e-6)
+    assert fit.sigma == pytest.approx(1.17749750634, rel=1e-7)

@@ -45,6 +45,12 @@ def test_the_log_likelihood_and_the_number_of_parameters_agree(name):
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
+def test_few_evaluations_of_the_likelihood_are_enough(name):
+    _, fit = stored_and_fitted(name)
+    assert 0 < fit.diagnostics.evaluations <= 12
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
 def test_fixed_effects_and_their_standard_errors_agree(name):
     expected, fit = stored_and_fitted(name)
     reference = expected["fixef"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxmixed import linalg
-from jaxmixed.linalg import inverse_and_logdet, solve_shifted
+from jaxmixed.linalg import BLOCK, inverse_and_logdet, solve_and_logdet, solve_shifted
 from jaxmixed.precision import double_precision
 
 ROUNDING = 1e-11
@@ -185,3 +185,107 @@ def test_the_smallest_pivot_is_positive_exactly_when_the_matrix_is_positive_defi
 
 def test_a_matrix_of_nan_has_no_positive_pivot() -> None:
     assert not solve_shifted(np.full((3, 3), np.nan), np.ones(3), 1.0)[1] > 0
+
+
+# Large matrices, inverted by halves
+
+
+def scales(rng: np.random.Generator, q: int) -> np.ndarray:
+    return 10.0 ** rng.uniform(-6, 6, q)
+
+
+inverted = jax.jit(inverse_and_logdet)
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["well scaled", "badly scaled"])
+def test_the_inverse_of_a_large_matrix_is_that_of_numpy(scaled: bool, rng: np.random.Generator) -> None:
+    q = 2 * BLOCK + 37
+    M = positive_definite(rng, q, 1)[:, :, 0]
+    scale = scales(rng, q) if scaled else np.ones(q)
+    inverse, logdet = inverted(M * scale[:, None] * scale)
+    found = np.asarray(inverse) * scale[:, None] * scale  # in the units of the well-scaled matrix
+    expected = np.linalg.inv(M)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ROUNDING * np.abs(expected).max())
+    total = np.linalg.slogdet(M)[1] + 2 * np.sum(np.log(scale))
+    np.testing.assert_allclose(logdet, total, rtol=0, atol=ROUNDING * q)
+
+
+@pytest.mark.parametrize("q", [5, 13])
+def test_halves_of_any_size_fit_together(
+    q: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linalg, "BLOCK", 4)
+    monkeypatch.setattr(linalg, "BLOCK_MULTIPLE", 2)
+    M = positive_definite(rng, q, 1)[:, :, 0]
+    inverse, logdet = jax.jit(lambda M: inverse_and_logdet(M))(M)
+    np.testing.assert_allclose(inverse, np.linalg.inv(M), rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(logdet, np.linalg.slogdet(M)[1], rtol=ROUNDING)
+
+
+@pytest.mark.parametrize(("where", "diagonal"), [(0, -1.0), (150, 1e-3), (2 * BLOCK + 36, 1e-3)])
+def test_an_indefinite_matrix_of_any_half_yields_nan(
+    where: int, diagonal: float, rng: np.random.Generator
+) -> None:
+    M = positive_definite(rng, 2 * BLOCK + 37, 1)[:, :, 0]
+    M[where, where] = diagonal  # far less than what the other rows explain of it
+    assert np.linalg.eigvalsh(M)[0] < 0
+    assert np.isnan(inverted(M)[1])
+
+
+# Solving with several right-hand sides
+
+solved = jax.jit(solve_and_logdet)
+
+
+@pytest.mark.parametrize("q", [1, 5, 12, BLOCK + 3])
+def test_solve_and_logdet_are_those_of_numpy(q: int, rng: np.random.Generator) -> None:
+    M, B = positive_definite(rng, q, 1)[:, :, 0], rng.normal(size=(q, 3))
+    X, logdet = solved(M, B)
+    np.testing.assert_allclose(X, np.linalg.solve(M, B), rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(logdet, np.linalg.slogdet(M)[1], rtol=ROUNDING)
+
+
+def test_the_gradient_of_a_solution_is_that_of_its_matrices(rng: np.random.Generator) -> None:
+    M, B, C = positive_definite(rng, 12, 1)[:, :, 0], rng.normal(size=(12, 3)), rng.normal(size=(12, 3))
+
+    def value(M: jax.Array, B: jax.Array) -> jax.Array:
+        X, logdet = solve_and_logdet(M, B)
+        return jnp.sum(C * X) + 2 * logdet
+
+    by_M, by_B = jax.jit(jax.grad(value, argnums=(0, 1)))(M, B)
+    inverse = np.linalg.inv(M)
+    np.testing.assert_allclose(by_B, inverse @ C, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(by_M, 2 * inverse - inverse @ C @ (inverse @ B).T, rtol=0, atol=ROUNDING)
+
+
+def test_derivatives_of_a_solution_are_limits_of_differences(rng: np.random.Generator) -> None:
+    at = positive_definite(rng, 12, 1)[:, :, 0], rng.normal(size=(12, 3))
+    step = positive_definite(rng, 12, 1)[:, :, 0], rng.normal(size=(12, 3))
+    C = rng.normal(size=(12, 3))
+
+    @jax.jit
+    def along(t: jax.Array) -> tuple[jax.Array, ...]:
+        def slope(t: jax.Array) -> tuple[jax.Array, ...]:
+            def moved(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+                X, logdet = solve_and_logdet(at[0] + t * step[0], at[1] + t * step[1])
+                return jnp.sum(C * X), logdet
+
+            return jax.jvp(moved, (t,), (jnp.ones_like(t),))[1]
+
+        return jax.jvp(slope, (t,), (jnp.ones_like(t),))
+
+    h = 1e-4
+    (d_X, d_logdet), (dd_X, dd_logdet) = along(0.1)
+    values = [solved(at[0] + t * step[0], at[1] + t * step[1]) for t in (0.1 + h, 0.1 - h)]
+    (above, below), (upper, lower) = (along(t)[0] for t in (0.1 + h, 0.1 - h)), (v[1] for v in values)
+    X = [np.sum(C * v[0]) for v in values]
+    np.testing.assert_allclose(d_X, (X[0] - X[1]) / (2 * h), rtol=1e-6)
+    np.testing.assert_allclose(d_logdet, (upper - lower) / (2 * h), rtol=1e-6)
+    np.testing.assert_allclose([dd_X, dd_logdet], (np.array(above) - np.array(below)) / (2 * h), rtol=1e-6)
+
+
+@pytest.mark.parametrize("q", [2, 12, BLOCK + 3])
+def test_a_solution_of_an_indefinite_matrix_has_no_log_determinant(q: int) -> None:
+    M = np.eye(q)
+    M[0, -1] = M[-1, 0] = 2.0
+    assert np.isnan(solved(M, np.ones((q, 1)))[1])

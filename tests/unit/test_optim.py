@@ -16,6 +16,7 @@ from jaxmixed.optim import (
     NO_DESCENT,
     NOT_FINITE,
     TOLERANCE,
+    Evaluation,
     Function,
     OptimResult,
     evaluate,
@@ -224,6 +225,24 @@ def test_float32_is_minimised_in_float32() -> None:
     assert result.theta.dtype == jnp.float32
     assert result.status == CONVERGED
     np.testing.assert_allclose(result.theta, MINIMUM, rtol=1e-5)
+
+
+@pytest.mark.parametrize("minimiser", [newton, minimize])
+def test_an_evaluator_takes_the_place_of_automatic_differentiation(
+    minimiser: Callable[..., OptimResult],
+) -> None:
+    def never(x: jax.Array) -> tuple[jax.Array, Any]:
+        raise AssertionError("the function was differentiated")
+
+    def evaluator(x: jax.Array) -> Evaluation:
+        value = jnp.sum(jnp.cosh(x - 2))
+        return Evaluation(value, jnp.sinh(x - 2), jnp.diag(jnp.cosh(x - 2)), x[0] + 40, jnp.eye(2)[0])
+
+    result = run(minimiser, never, [0.5, 3.0], evaluator=evaluator)
+    assert result.status == CONVERGED
+    np.testing.assert_allclose(result.theta, 2.0, atol=1e-7)
+    np.testing.assert_allclose(result.evaluation.aux, 42.0, atol=1e-7)
+    np.testing.assert_array_equal(result.evaluation.aux_tangents, [1.0, 0.0])
 
 
 @pytest.mark.parametrize("k", [3, NEWTON_LIMIT + 5])
