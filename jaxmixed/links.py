@@ -44,8 +44,8 @@ LARGEST_PAIRS = 50_000_000
 LARGEST_LISTED_ROOT = 2**15
 """Cells of a larger root do not fit into the 32-bit integers of the lists."""
 
-SMALLEST_SPLIT = 512
-"""A smaller symmetric product is made whole."""
+SMALLEST_STRIP = 256
+"""Fewest rows of a strip of a symmetric product; a smaller product is made whole."""
 
 SLAB_BYTES = 64e6
 """Size of the dense slab that `Blocks` multiplies at a time."""
@@ -164,14 +164,26 @@ def _by_slab(batch: Float[Array, "... m"], fill: Blocks) -> Float[Array, "slabs 
     return jnp.moveaxis(padded.reshape(*batch.shape[:-1], slabs, fill.rows), -2, 0)
 
 
+def _strips(size: int) -> list[tuple[int, int]]:
+    """Rows of a symmetric matrix cut into strips, of which only the part left of the diagonal is needed."""
+    parts = max(1, min(8, size // SMALLEST_STRIP))
+    return list(pairwise(size * part // parts for part in range(parts + 1)))
+
+
 def _lower_product(A: Float[Array, "R K"], B: Float[Array, "R K"]) -> Float[Array, "R R"]:
-    """Lower triangle of the symmetric ``A B'`` (above it, anything), in 5/8 of the operations."""
+    """Lower triangle of the symmetric ``A B'`` (above it, anything), in about half of the operations."""
     size = len(A)
-    if size < SMALLEST_SPLIT:
-        return A @ B.T
-    ends = [size * part // 4 for part in range(5)]
-    rows = [A[start:stop] @ B[:stop].T for start, stop in pairwise(ends)]
+    rows = [A[start:stop] @ B[:stop].T for start, stop in _strips(size)]
     return jnp.concatenate([jnp.pad(row, [(0, 0), (0, size - row.shape[1])]) for row in rows])
+
+
+def _doubled_product(K: Float[Array, "R R"], V: Float[Array, "R K"]) -> Float[Array, "R K"]:
+    """A product whose inner product with V is that of ``K V``, from the lower triangle of K alone."""
+    strips = [
+        jnp.concatenate([2 * K[start:stop, :start], K[start:stop, start:stop]], axis=1) @ V[:stop]
+        for start, stop in _strips(len(K))
+    ]
+    return jnp.concatenate(strips)
 
 
 def _outer_sum_of_blocks(
@@ -252,8 +264,9 @@ def projected(matrix: Float[Array, "R R"], links: Links, groups: int) -> Float[A
 
     def project(carried: None, slab: tuple[Array, Array]) -> tuple[None, Array]:
         V = _slab(values, links, *slab, (len(matrix), fill.rows))
-        product = (matrix @ V.reshape(len(matrix), -1)).reshape(V.shape)
-        return carried, jnp.sum(V[:, :, None] * product[:, None], axis=0)
+        product = _doubled_product(matrix, V.reshape(len(matrix), -1)).reshape(V.shape)
+        half = jnp.sum(V[:, :, None] * product[:, None], axis=0)
+        return carried, (half + jnp.swapaxes(half, 0, 1)) / 2
 
     _, products = jax.lax.scan(project, None, (jnp.asarray(fill.entry), jnp.asarray(fill.row)))
     found = jnp.moveaxis(products, 0, -2).reshape(len(values), len(values), -1)[:, :, :groups]

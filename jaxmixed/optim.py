@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -163,7 +164,7 @@ def _next_shift(shift: Array, ratio: Array, accepted: Array, size: Array) -> Arr
 
 
 def _newton_iteration(
-    evaluator: Evaluator, state: _State, tolerance: float, max_evaluations: int | Array
+    evaluator: Evaluator, state: _State, tolerance: float, max_evaluations: int | Array, even: np.ndarray
 ) -> _State:
     """Evaluate the trial point, keep it or not, and propose the next."""
     new = evaluator(state.trial)
@@ -188,10 +189,12 @@ def _newton_iteration(
     # A step of more than twice the current size is a sign that the quadratic model does not hold that far.
     limit = 2 * jnp.maximum(1.0, jnp.max(jnp.abs(theta)))
     step = step * jnp.minimum(1.0, limit / jnp.maximum(jnp.max(jnp.abs(step)), jnp.finfo(step.dtype).tiny))
+    # Past the mirror image of its start an even function rises again: that far the model cannot be right.
+    step = jnp.where(even & (step / theta > 2), theta / 2, step)
     predicted = step @ at.gradient - 0.5 * (step @ (at.hessian @ step))
 
     evaluations = state.evaluations + 1
-    small = ~first & (state.predicted <= tolerance)
+    small = ~first & (state.predicted <= tolerance + noise / 100)
     hopeless = ~accepted & (small | (shift > 1e12 * size))
     status = jnp.where(evaluations >= max_evaluations, ITERATION_LIMIT, _RUNNING)
     status = jnp.where(hopeless, NO_DESCENT, status)
@@ -207,6 +210,7 @@ def newton(
     tolerance: float = TOLERANCE,
     max_evaluations: int | Int[Array, ""] = MAX_ITERATIONS,
     evaluator: Evaluator | None = None,
+    even: np.ndarray | None = None,
 ) -> OptimResult:
     """Minimise by trust-region Newton with the exact Hessian.
 
@@ -222,6 +226,8 @@ def newton(
         Limit on evaluations; 1 only evaluates at the start.
     evaluator : callable, optional
         ``theta -> Evaluation`` of the same function, where there is a cheaper way than :func:`evaluate`.
+    even : (k,) bool array, optional
+        Parameters whose sign does not matter.
 
     Returns
     -------
@@ -233,6 +239,7 @@ def newton(
     >>> int(result.status)
     0
     """
+    mirrored = np.zeros(theta.shape, dtype=bool) if even is None else even
     evaluator = jax.jit(evaluator or partial(evaluate, fun))  # traced once, for its shapes and for the loop
     shapes = jax.eval_shape(evaluator, theta)
     nowhere = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -249,7 +256,7 @@ def newton(
     )
     state = jax.lax.while_loop(
         lambda s: s.status == _RUNNING,
-        lambda s: _newton_iteration(evaluator, s, tolerance, max_evaluations),
+        lambda s: _newton_iteration(evaluator, s, tolerance, max_evaluations, mirrored),
         state,
     )
     return OptimResult(state.theta, state.at, state.decrement, state.evaluations, state.status)
@@ -323,12 +330,13 @@ def minimize(
     tolerance: float = TOLERANCE,
     max_evaluations: int | Int[Array, ""] = MAX_ITERATIONS,
     evaluator: Evaluator | None = None,
+    even: np.ndarray | None = None,
 ) -> OptimResult:
     """Minimise with :func:`newton` up to NEWTON_LIMIT parameters and :func:`lbfgs` beyond.
 
     Parameters
     ----------
-    fun, theta, tolerance, max_evaluations, evaluator
+    fun, theta, tolerance, max_evaluations, evaluator, even
         As for :func:`newton`.
 
     Returns
@@ -340,5 +348,8 @@ def minimize(
     >>> float(minimize(lambda x: (jnp.sum(x * x), None), jnp.ones(3)).evaluation.value)
     0.0
     """
-    solver = newton if theta.shape[0] <= NEWTON_LIMIT else lbfgs
-    return solver(fun, theta, tolerance=tolerance, max_evaluations=max_evaluations, evaluator=evaluator)
+    if theta.shape[0] > NEWTON_LIMIT:
+        return lbfgs(fun, theta, tolerance=tolerance, max_evaluations=max_evaluations, evaluator=evaluator)
+    return newton(
+        fun, theta, tolerance=tolerance, max_evaluations=max_evaluations, evaluator=evaluator, even=even
+    )

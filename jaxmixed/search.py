@@ -99,7 +99,9 @@ def _optimise(
         return found.deviance, (found.log_rss, found.schur)
 
     by_hand = None if stats.root is None else partial(curvature.evaluate, stats=stats, method=method)
-    result = optim.minimize(objective, x, max_evaluations=max_evaluations, evaluator=by_hand)
+    diagonal = [np.diagonal(E) != 0 for term in stats.terms for E in term.covariance.jacobian(np.zeros(0))]
+    even = np.array([own.any() for own in diagonal], dtype=bool)  # the sign of a factor's column is free
+    result = optim.minimize(objective, x, max_evaluations=max_evaluations, evaluator=by_hand, even=even)
     at = result.evaluation
     return (
         result.theta,

@@ -210,13 +210,10 @@ def test_the_inverse_of_a_large_matrix_is_that_of_numpy(scaled: bool, rng: np.ra
     np.testing.assert_allclose(logdet, total, rtol=0, atol=ROUNDING * q)
 
 
-@pytest.mark.parametrize("q", [5, 13])
-def test_halves_of_any_size_fit_together(
-    q: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_halves_of_halves_fit_together(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linalg, "BLOCK", 4)
     monkeypatch.setattr(linalg, "BLOCK_MULTIPLE", 2)
-    M = positive_definite(rng, q, 1)[:, :, 0]
+    M = positive_definite(rng, 13, 1)[:, :, 0]
     inverse, logdet = jax.jit(lambda M: inverse_and_logdet(M))(M)
     np.testing.assert_allclose(inverse, np.linalg.inv(M), rtol=0, atol=ROUNDING)
     np.testing.assert_allclose(logdet, np.linalg.slogdet(M)[1], rtol=ROUNDING)
@@ -237,7 +234,7 @@ def test_an_indefinite_matrix_of_any_half_yields_nan(
 solved = jax.jit(solve_and_logdet)
 
 
-@pytest.mark.parametrize("q", [1, 5, 12, BLOCK + 3])
+@pytest.mark.parametrize("q", [1, 12, BLOCK + 3])
 def test_solve_and_logdet_are_those_of_numpy(q: int, rng: np.random.Generator) -> None:
     M, B = positive_definite(rng, q, 1)[:, :, 0], rng.normal(size=(q, 3))
     X, logdet = solved(M, B)
@@ -284,8 +281,8 @@ def test_derivatives_of_a_solution_are_limits_of_differences(rng: np.random.Gene
     np.testing.assert_allclose([dd_X, dd_logdet], (np.array(above) - np.array(below)) / (2 * h), rtol=1e-6)
 
 
-@pytest.mark.parametrize("q", [2, 12, BLOCK + 3])
+@pytest.mark.parametrize("q", [12, BLOCK + 3])
 def test_a_solution_of_an_indefinite_matrix_has_no_log_determinant(q: int) -> None:
     M = np.eye(q)
     M[0, -1] = M[-1, 0] = 2.0
-    assert np.isnan(solved(M, np.ones((q, 1)))[1])
+    assert np.isnan(solved(M, np.ones((q, 3)))[1])

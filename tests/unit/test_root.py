@@ -1,11 +1,11 @@
 """The dense root against the same algebra with T, its reflection and V written out as matrices."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from numpy.typing import ArrayLike
 from scipy.linalg import block_diag
 
 from jaxmixed.precision import double_precision
@@ -42,7 +42,7 @@ def double() -> Iterator[None]:
         yield
 
 
-def close(found: ArrayLike, expected: ArrayLike) -> None:
+def close(found: Any, expected: Any) -> None:
     expected = np.asarray(expected)
     np.testing.assert_allclose(found, expected, rtol=0, atol=ROUNDING * max(np.abs(expected).max(), 1))
 
