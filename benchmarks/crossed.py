@@ -24,7 +24,7 @@ from benchmarks.memory import forget_peak, limit_memory, memory
 from benchmarks.peers import PEERS, Crossed, Fit, Fitted, NotRun, absent, available
 from benchmarks.timing import table
 
-TIME_LIMIT = 120.0  # seconds for one fit
+TIME_LIMIT = 60.0  # seconds for one fit
 SLOW = {("lme4", "movielens-1m"), ("mixedlm", "movielens-1m")}  # with --slow-peers they get all the time
 SLOW_LIMIT = 7200.0  # that they could need
 MEMORY_SHARE = 0.85  # of the machine's memory that a package may ask for

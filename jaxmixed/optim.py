@@ -42,7 +42,7 @@ MESSAGES = {
 NEWTON_LIMIT = 100
 """Up to this many parameters the exact Hessian is cheap; beyond, limited-memory BFGS is used."""
 
-TOLERANCE = 1e-13
+TOLERANCE = 1e-14
 """Predicted decrease, in units of the function, at which the next step is the last."""
 
 ROUNDING = 1e-8
@@ -194,7 +194,7 @@ def _newton_iteration(
     predicted = step @ at.gradient - 0.5 * (step @ (at.hessian @ step))
 
     evaluations = state.evaluations + 1
-    small = ~first & (state.predicted <= tolerance + noise / 100)
+    small = ~first & (state.predicted <= jnp.maximum(tolerance, noise / 100))
     hopeless = ~accepted & (small | (shift > 1e12 * size))
     status = jnp.where(evaluations >= max_evaluations, ITERATION_LIMIT, _RUNNING)
     status = jnp.where(hopeless, NO_DESCENT, status)
