@@ -169,12 +169,12 @@ def _level_covariance(
         links = level.links
         LV = per_entry(L, links)
         product = sampled_product(of_root, links)
-        LVK = jnp.sum(L[:, :, links.group] * product[None], axis=1)
+        LVK = per_entry(L, links, product)
         through = group_sums(LV[:, None] * coarser.with_root[None], links, m)  # L V Cov(root, coarser)
         half = matmul(through, transpose(A))
         own = own + half + transpose(half) + group_sums(LVK[:, None] * LV[None], links, m)
         cross = cross - through
-        above = jnp.sum(A[:, :, links.group] * coarser.with_root[None], axis=1)
+        above = per_entry(A, links, coarser.with_root)
         with_root = jnp.concatenate([-above - LVK, coarser.with_root])
     top = jnp.concatenate([own, cross], axis=1)
     bottom = jnp.concatenate([transpose(cross), outer], axis=1)

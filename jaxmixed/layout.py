@@ -8,6 +8,7 @@ root (:mod:`jaxmixed.root`), whose size decides about memory, which is checked b
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -92,11 +93,23 @@ def _expected_pairs(grouping: Grouping, columns: int, effects: int) -> int:
     return int(min(np.sum(meeting * (meeting + 1) / 2), 2.0**62))
 
 
-def _cost(chain: Sequence[int], groupings: Sequence[Grouping]) -> tuple[float, int]:
-    """Rough seconds of an evaluation when a chain is eliminated, and the size of the root that remains."""
+class _Remaining(NamedTuple):
+    """The factors that a chain leaves to the root, their levels' effects, and their effects on a row."""
+
+    factors: list[Grouping]
+    columns: int
+    effects: int
+
+
+def _remaining(chain: Sequence[int], groupings: Sequence[Grouping]) -> _Remaining:
     others = [grouping for number, grouping in enumerate(groupings) if number not in chain]
     columns = sum(grouping.columns for grouping in others)
-    effects = sum(grouping.Z.shape[1] for grouping in others)
+    return _Remaining(others, columns, sum(grouping.Z.shape[1] for grouping in others))
+
+
+def _cost(chain: Sequence[int], groupings: Sequence[Grouping]) -> tuple[float, int]:
+    """Rough seconds of an evaluation when a chain is eliminated, and the size of the root that remains."""
+    others, columns, effects = _remaining(chain, groupings)
     seconds = 4.0 * float(columns) ** 3 * PRODUCT_COST
     for number in chain if others else ():
         own = groupings[number]
@@ -166,9 +179,7 @@ def available_memory() -> float:
 
 def root_bytes(layout: Layout, groupings: Sequence[Grouping]) -> float:
     """Memory that the root takes: matrices of its order, and the lists of pairs."""
-    others = [groupings[number] for number in layout.root]
-    columns = sum(grouping.columns for grouping in others)
-    effects = sum(grouping.Z.shape[1] for grouping in others)
+    _, columns, effects = _remaining(layout.chain, groupings)
     pairs = sum(_expected_pairs(groupings[number], columns, effects) for number in layout.chain)
     return 8.0 * ROOT_COPIES * float(columns) ** 2 + PAIR_BYTES * min(pairs, LARGEST_PAIRS)
 
@@ -180,8 +191,8 @@ def _check_memory(layout: Layout, groupings: Sequence[Grouping]) -> None:
     needed, free = root_bytes(layout, groupings), available_memory()
     if needed <= free:
         return
-    others = sorted((groupings[number] for number in layout.root), key=lambda grouping: -grouping.columns)
-    largest, columns = others[0], sum(grouping.columns for grouping in others)
+    factors, columns, _ = _remaining(layout.chain, groupings)
+    others = sorted(factors, key=lambda grouping: -grouping.columns)
     chain = " and ".join(repr(groupings[number].label) for number in layout.chain)
     sizes = ", ".join(
         f"{other.label!r} ({other.size:,} levels × {other.Z.shape[1]} effect{'s'[: other.Z.shape[1] > 1]})"
@@ -191,5 +202,5 @@ def _check_memory(layout: Layout, groupings: Sequence[Grouping]) -> None:
         f"These crossed grouping factors need about {needed / 1e9:,.1f} GB ({needed:,.0f} bytes), and "
         f"{free / 1e9:,.1f} GB are available. {chain} would be eliminated; {sizes} then form a dense matrix "
         f"of {columns:,} columns, {8 * columns**2 / 1e9:,.1f} GB each time it is stored. The cause is "
-        f"{largest.label!r}: merge or drop its rarely seen levels, make it coarser, or leave it out."
+        f"{others[0].label!r}: merge or drop its rarely seen levels, make it coarser, or leave it out."
     )

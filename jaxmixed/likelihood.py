@@ -134,24 +134,24 @@ class Elimination(NamedTuple):
     omegas: tuple[Float[Array, "q q m"], ...]
 
 
-def _fills(chain: Elimination) -> Iterator[tuple[Level, Links, Array, Array]]:
-    """For each level: its links, and what to multiply them with: the middle of the fill, and Omega C."""
+def _fills(chain: Elimination, root: Root) -> Iterator[tuple[Links, Array, Array]]:
+    """For each level: its links, the middle of the fill of the root's `gram`, and the update of `cross`."""
+    size, r = root.cross.shape
     for level, omega in zip(chain.levels, chain.omegas, strict=True):
         assert level.links is not None
         assert level.cross is not None  # beside a root nothing is compressed
         # The root's Gram matrix is whole, not what is orthogonal to the groups: hence Omega - I.
         middle = omega - identity(omega.shape[0], omega.dtype) if level.form == "orthogonal" else omega
-        yield level, level.links, middle, per_entry(omega, level.links)
+        half = per_entry(omega, level.links)
+        yield level.links, middle, column_sums(half, level.cross[:, -r:], level.links, size)
 
 
 def remaining_root(chain: Elimination, root: Root) -> Root:
     """The root after the elimination of the chain, in its reflected coordinates."""
     gram, cross = jnp.asarray(root.gram), jnp.asarray(root.cross)
-    size, r = cross.shape
-    for level, links, fill, half in _fills(chain):
-        assert level.cross is not None
-        gram = gram + outer_sum(fill, links, size)
-        cross = cross + column_sums(half, level.cross[:, -r:], links, size)
+    for links, fill, update in _fills(chain, root):
+        gram = gram + outer_sum(fill, links, len(gram))
+        cross = cross + update
     return reflect(replace(root, gram=gram, cross=cross))
 
 
@@ -169,12 +169,9 @@ def inner_product(
 
     of_gram, of_cross = jax.linear_transpose(reflected, gram, cross)((gram, cross))
     of_gram = (of_gram + of_gram.T) / 2
-    size, r = root.cross.shape
     total = jnp.zeros((), gram.dtype)
-    for level, links, fill, half in _fills(chain):
-        assert level.cross is not None
-        total = total + jnp.sum(fill * projected(of_gram, links, fill.shape[-1]))
-        total = total + jnp.sum(of_cross * column_sums(half, level.cross[:, -r:], links, size))
+    for links, fill, update in _fills(chain, root):
+        total = total + jnp.sum(fill * projected(of_gram, links, fill.shape[-1])) + jnp.sum(of_cross * update)
     return total
 
 
@@ -183,7 +180,7 @@ def _link_parent(
 ) -> Links:
     """Links of a coarser level with the updates of a finer one."""
     assert parent.links is not None
-    update = jnp.sum(cross[:, :, links.group] * half[:, None], axis=0)
+    update = per_entry(transpose(cross), links, half)
     count = parent.links.values.shape[1]
     sums = jax.ops.segment_sum(update.T, links.parents[above], num_segments=count)
     return replace(parent.links, values=parent.links.values + sums.T)

@@ -180,9 +180,7 @@ def _newton_iteration(
     )
     size = jnp.max(jnp.abs(jnp.diagonal(at.hessian))) + jnp.finfo(theta.dtype).tiny
     ratio = actual / jnp.maximum(state.predicted, noise)
-    settled = (
-        first | closer | (accepted & (state.predicted <= noise))
-    )  # at rounding level the ratio means nothing
+    settled = first | closer | (accepted & (state.predicted <= noise))  # lost in rounding: no ratio
     shift = jnp.where(settled, state.shift, _next_shift(state.shift, ratio, accepted, size))
 
     step, shift = _descent_step(at, shift, size)
@@ -190,7 +188,7 @@ def _newton_iteration(
     limit = 2 * jnp.maximum(1.0, jnp.max(jnp.abs(theta)))
     step = step * jnp.minimum(1.0, limit / jnp.maximum(jnp.max(jnp.abs(step)), jnp.finfo(step.dtype).tiny))
     # Past the mirror image of its start an even function rises again: that far the model cannot be right.
-    step = jnp.where(even & (step / theta > 2), theta / 2, step)
+    step = jnp.where(even & (step * theta > 2 * theta**2), theta / 2, step)
     predicted = step @ at.gradient - 0.5 * (step @ (at.hessian @ step))
 
     evaluations = state.evaluations + 1

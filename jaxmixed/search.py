@@ -99,8 +99,8 @@ def _optimise(
         return found.deviance, (found.log_rss, found.schur)
 
     by_hand = None if stats.root is None else partial(curvature.evaluate, stats=stats, method=method)
-    diagonal = [np.diagonal(E) != 0 for term in stats.terms for E in term.covariance.jacobian(np.zeros(0))]
-    even = np.array([own.any() for own in diagonal], dtype=bool)  # the sign of a factor's column is free
+    slopes = [E for term in stats.terms for E in term.covariance.jacobian(np.zeros(0))]
+    even = np.array([np.diagonal(E).any() for E in slopes], dtype=bool)  # a factor's column has no sign
     result = optim.minimize(objective, x, max_evaluations=max_evaluations, evaluator=by_hand, even=even)
     at = result.evaluation
     return (
