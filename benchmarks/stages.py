@@ -14,7 +14,7 @@ STAGES = {
     "model frame (formula and data to arrays)": ("model", "build_frame"),
     "pass over the rows (arrays to statistics)": ("model", "reduce_rows"),
     "fit (statistics to checked estimates)": ("model", "fit"),
-    "- of which the optimisation (compiled)": ("search", "Search._run"),
+    "- of which the optimisation (compiled)": ("search", "SingleRunner.__call__"),
 }
 
 

@@ -51,6 +51,11 @@ class Covariance(Protocol):
         ...
 
     @abstractmethod
+    def retract(self, theta: Float[Array, " k"], step: Float[Array, " k"]) -> Float[Array, " k"]:
+        """Where a step of an optimiser leads: ``theta + step``, or a path equal to it to first order."""
+        ...
+
+    @abstractmethod
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
         """Derivatives ``dT / dtheta_a`` stacked as (k, q, q), on the host."""
         ...
@@ -62,7 +67,10 @@ class Covariance(Protocol):
 
     @abstractmethod
     def from_factor(self, factor: np.ndarray) -> np.ndarray:
-        """Canonical parameters whose covariance is ``factor @ factor.T``, without forming the product."""
+        """Canonical parameters whose covariance is ``factor @ factor.T``, without forming the product.
+
+        For any leading axes of `factor`.
+        """
         ...
 
     @abstractmethod
@@ -79,7 +87,7 @@ class Covariance(Protocol):
     def from_covariance(
         self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
     ) -> np.ndarray:
-        """Canonical parameters (non-negative diagonals) whose covariance is `G`.
+        """Canonical parameters (non-negative diagonals) whose covariance is `G`, for any leading axes of it.
 
         A variance, or a pivot given the effects before it, that is at most ``max(tolerance * G[j, j],
         floor)`` becomes exactly zero.
@@ -88,7 +96,7 @@ class Covariance(Protocol):
 
     @abstractmethod
     def on_boundary(self, theta: np.ndarray) -> np.ndarray:
-        """Mask of the parameters that a singular canonical `theta` holds at zero."""
+        """Mask of the parameters that a singular canonical `theta`, (..., k), holds at zero."""
         ...
 
     @abstractmethod
@@ -109,6 +117,9 @@ class _Linear:
     def factor(self, theta: Float[Array, " k"]) -> Float[Array, "q q"]:
         basis = jnp.asarray(_basis(self), dtype=theta.dtype)
         return jnp.sum(theta[:, None, None] * basis, axis=0)  # no dot: accelerators round those to fewer bits
+
+    def retract(self, theta: Float[Array, " k"], step: Float[Array, " k"]) -> Float[Array, " k"]:
+        return theta + step
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
         del theta
@@ -136,8 +147,12 @@ def _basis(structure: "_Linear") -> np.ndarray:
     return basis
 
 
-def _roots(variances: np.ndarray, floor: float) -> np.ndarray:
+def _roots(variances: np.ndarray, floor: float | np.ndarray) -> np.ndarray:
     return np.sqrt(np.where(variances > floor, variances, 0.0))
+
+
+def _crossproduct(factor: np.ndarray) -> np.ndarray:
+    return factor @ np.swapaxes(factor, -1, -2)
 
 
 def semidefinite_cholesky(
@@ -147,13 +162,13 @@ def semidefinite_cholesky(
 
     Parameters
     ----------
-    G : (q, q) array
+    G : (..., q, q) array
     tolerance, floor : float
         A pivot at most ``max(tolerance * G[j, j], floor)`` counts as zero.
 
     Returns
     -------
-    T : (q, q) array, ``T @ T.T == G`` up to the pivots dropped
+    T : (..., q, q) array, ``T @ T.T == G`` up to the pivots dropped
 
     Examples
     --------
@@ -161,13 +176,17 @@ def semidefinite_cholesky(
     array([[2., 0.],
            [1., 0.]])
     """
-    q = len(G)
-    T = np.zeros((q, q))
+    q = G.shape[-1]
+    T = np.zeros(G.shape)
     for j in range(q):
-        pivot = G[j, j] - T[j, :j] @ T[j, :j]
-        if pivot > max(tolerance * G[j, j], floor):
-            T[j, j] = np.sqrt(pivot)
-            T[j + 1 :, j] = (G[j + 1 :, j] - T[j + 1 :, :j] @ T[j, :j]) / T[j, j]
+        row = T[..., j, :j]
+        pivot = G[..., j, j] - (row * row).sum(axis=-1)
+        kept = pivot > np.maximum(tolerance * G[..., j, j], floor)
+        root = np.sqrt(np.where(kept, pivot, 0.0))
+        T[..., j, j] = root
+        if j + 1 < q:
+            below = G[..., j + 1 :, j] - (T[..., j + 1 :, :j] * row[..., None, :]).sum(axis=-1)
+            T[..., j + 1 :, j] = below / np.where(kept, root, np.inf)[..., None]
     return T
 
 
@@ -186,6 +205,28 @@ class Unstructured(_Linear):
         E[np.arange(len(rows)), rows, columns] = 1.0
         return E
 
+    def retract(self, theta: Float[Array, " k"], step: Float[Array, " k"]) -> Float[Array, " k"]:
+        """Turn the rows of T instead of stretching them, where a step is shorter than the row.
+
+        With a variance near zero the likelihood depends on the rows after it only through their lengths: it
+        is flat along circles, on which straight steps crawl.
+        """
+        if self.q == 1:
+            return theta + step
+        rows, _ = self._positions()
+        member = np.asarray(rows[None, :] == np.arange(self.q)[:, None])
+
+        def per_row(products: Float[Array, " k"]) -> Float[Array, " k"]:
+            sums = jnp.sum(jnp.where(member, products[None, :], 0), axis=1)
+            return jnp.sum(jnp.where(member, sums[:, None], 0), axis=0)  # back to the row's elements
+
+        moved = theta + step
+        square, along = per_row(theta * theta), per_row(theta * step)
+        size, new_size = jnp.sqrt(square), jnp.sqrt(per_row(moved * moved))
+        wanted = size + along / jnp.where(size > 0, size, 1)
+        short = (per_row(step * step) < square) & (wanted > 0) & (new_size > 0)
+        return jnp.where(short, moved * wanted / jnp.where(short, new_size, 1), moved)
+
     @property
     def num_params(self) -> int:
         return self.q * (self.q + 1) // 2
@@ -195,11 +236,15 @@ class Unstructured(_Linear):
         return (rows == columns).astype(float)
 
     def from_factor(self, factor: np.ndarray) -> np.ndarray:
-        triangle = qr_triangle(factor.T).T  # the factor's rows are turned, their products never formed
-        pivots = np.diagonal(triangle)
-        if (np.abs(pivots) <= 1e-12 * np.sqrt((factor * factor).sum(axis=1))).any():
-            return self.from_covariance(factor @ factor.T)
-        return (triangle * np.sign(pivots))[self._positions()]
+        # The factor's rows are turned, their products never formed.
+        triangle = np.swapaxes(qr_triangle(np.swapaxes(factor, -1, -2)), -1, -2)
+        pivots = np.diagonal(triangle, axis1=-2, axis2=-1)
+        rows, columns = self._positions()
+        theta = (triangle * np.sign(pivots)[..., None, :])[..., rows, columns]
+        singular = (np.abs(pivots) <= 1e-12 * np.sqrt((factor * factor).sum(axis=-1))).any(axis=-1)
+        if singular.any():
+            theta[singular] = self.from_covariance(_crossproduct(factor[singular]))
+        return theta
 
     def bounds(self) -> list[tuple[float, float]]:
         return [(0.0 if i == j else -np.inf, np.inf) for i, j in zip(*self._positions(), strict=True)]
@@ -213,11 +258,12 @@ class Unstructured(_Linear):
     def from_covariance(
         self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
     ) -> np.ndarray:
-        return semidefinite_cholesky(G, tolerance, floor)[self._positions()]
+        rows, columns = self._positions()
+        return semidefinite_cholesky(G, tolerance, floor)[..., rows, columns]
 
     def on_boundary(self, theta: np.ndarray) -> np.ndarray:
         rows, columns = self._positions()
-        return (theta[rows == columns] == 0)[columns]
+        return (theta[..., rows == columns] == 0)[..., columns]
 
     def elements(self) -> tuple[tuple[int, int], ...]:
         rows, columns = self._positions()
@@ -239,7 +285,7 @@ class Independent(_Linear):
         return np.ones(self.q)
 
     def from_factor(self, factor: np.ndarray) -> np.ndarray:
-        return np.sqrt((factor * factor).sum(axis=1))
+        return np.sqrt((factor * factor).sum(axis=-1))
 
     def bounds(self) -> list[tuple[float, float]]:
         return [(0.0, np.inf)] * self.q
@@ -250,7 +296,7 @@ class Independent(_Linear):
     def from_covariance(
         self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
     ) -> np.ndarray:
-        return _roots(np.diag(G), floor)
+        return _roots(np.diagonal(G, axis1=-2, axis2=-1), floor)
 
     def elements(self) -> tuple[tuple[int, int], ...]:
         return tuple((j, j) for j in range(self.q))
@@ -269,7 +315,7 @@ class Identity(_Linear):
         return np.ones(1)
 
     def from_factor(self, factor: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.mean((factor * factor).sum(axis=1), keepdims=True))
+        return np.sqrt((factor * factor).sum(axis=-1).mean(axis=-1, keepdims=True))
 
     def bounds(self) -> list[tuple[float, float]]:
         return [(0.0, np.inf)]
@@ -280,7 +326,7 @@ class Identity(_Linear):
     def from_covariance(
         self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
     ) -> np.ndarray:
-        return _roots(np.mean(np.diag(G), keepdims=True), floor)
+        return _roots(np.diagonal(G, axis1=-2, axis2=-1).mean(axis=-1, keepdims=True), floor)
 
     def elements(self) -> tuple[tuple[int, int], ...]:
         return ((0, 0),)
@@ -304,7 +350,7 @@ class Exchangeable(_Linear):
         return np.ones(2)
 
     def from_factor(self, factor: np.ndarray) -> np.ndarray:
-        return self.from_covariance(factor @ factor.T)
+        return self.from_covariance(_crossproduct(factor))
 
     def bounds(self) -> list[tuple[float, float]]:
         return [(0.0, np.inf)] * 2
@@ -316,9 +362,9 @@ class Exchangeable(_Linear):
     def from_covariance(
         self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
     ) -> np.ndarray:
-        total, trace = G.sum() / self.q, np.trace(G)
-        eigenvalues = np.array([total, (trace - total) / (self.q - 1)])
-        return _roots(eigenvalues, max(tolerance * trace / self.q, floor))
+        total, trace = G.sum(axis=(-2, -1)) / self.q, np.trace(G, axis1=-2, axis2=-1)
+        eigenvalues = np.stack([total, (trace - total) / (self.q - 1)], axis=-1)
+        return _roots(eigenvalues, np.maximum(tolerance * trace / self.q, floor)[..., None])
 
     def elements(self) -> tuple[tuple[int, int], ...]:
         return ((0, 0), (1, 0))

@@ -1,6 +1,8 @@
 """The optimum examined as a claim: gradient, curvature, boundary; every failure put into words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,11 +10,24 @@ from jaxmixed import optim
 from jaxmixed.basis import ColumnBasis
 from jaxmixed.estimates import Diagnostics, TermEstimate
 from jaxmixed.inference import FLAT
+from jaxmixed.linalg import is_positive_definite
 from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, scaled_gradient
+from jaxmixed.statistics import Term
 
 FLAT_CURVATURE = 1e-9
 """Second derivative of the deviance below which a parameter is undetermined: a unit of it changes nothing."""
 
+OK, STOPPED, NOT_FINITE, NOT_STATIONARY, NOT_A_MINIMUM, UNDETERMINED = range(6)
+
+REASONS = {
+    OK: "",
+    STOPPED: "the optimiser stopped before it converged",
+    NOT_FINITE: "the deviance or its derivatives are not finite",
+    NOT_STATIONARY: "the gradient is not zero at the solution",
+    NOT_A_MINIMUM: "the Hessian is not positive definite: this is not a minimum",
+    UNDETERMINED: "the likelihood is flat: the data do not determine all variance parameters",
+}
+"""What is wrong with an optimum, by the code in `Verdicts.reason`."""
 
 _FLAT = (
     "the likelihood is flat along {}: the data do not determine these parameters; simplify the random part"
@@ -80,7 +95,8 @@ def singular_direction(label: TermLabel, term: TermEstimate) -> str | None:
 
 def is_determined(found: Optimum) -> np.ndarray:
     """Mask of the parameters along which the deviance has curvature, on their own scale or its logarithm."""
-    return np.maximum(1.0, found.x**2) * np.abs(np.diagonal(found.hessian)) >= FLAT_CURVATURE
+    curvature = np.abs(np.diagonal(found.hessian, axis1=-2, axis2=-1))
+    return np.maximum(1.0, found.x**2) * curvature >= FLAT_CURVATURE
 
 
 def _curvature(
@@ -101,6 +117,80 @@ def _curvature(
     elif eigenvalues[0] < FLAT:
         problem = _FLAT.format(direction)
     return eigenvalues, float(decrement), problem
+
+
+class Verdicts(NamedTuple):
+    """What was found about many optima.
+
+    Attributes
+    ----------
+    reason : (m,) int8 array
+        OK, or the first of the codes in REASONS that applies.
+    singular : (m,) bool array
+    free : (m, k) bool array
+        Parameters that are not held on the boundary.
+    determined : (m, k) bool array
+        Parameters along which the likelihood is not flat.
+    """
+
+    reason: np.ndarray
+    singular: np.ndarray
+    free: np.ndarray
+    determined: np.ndarray
+
+
+def verdicts(found: Optimum, terms: Sequence[Term], dependent: Sequence[bool]) -> Verdicts:
+    """Check many optima by the rules of :func:`examine`, in codes instead of words.
+
+    Parameters
+    ----------
+    found : Optimum
+        In canonical form.
+    terms : sequence of Term
+    dependent : sequence of bool
+        For each term, whether its random-effects columns are linearly dependent.
+
+    Returns
+    -------
+    Verdicts
+    """
+    m, k = found.x.shape
+    free, judged, start = np.zeros((m, k), dtype=bool), np.zeros((m, k), dtype=bool), 0
+    for term, is_dependent in zip(terms, dependent, strict=True):
+        own = slice(start, start + term.covariance.num_params)
+        free[:, own] = ~term.covariance.on_boundary(found.x[:, own])
+        judged[:, own] = free[:, own] & (not is_dependent)
+        start = own.stop
+    determined = is_determined(found)
+    finite = np.isfinite(found.hessian).all(axis=(1, 2)) & np.isfinite(found.gradient).all(axis=1)
+    flat = (judged & ~determined).any(axis=1)
+    kept = judged & determined & finite[:, None]
+    hessian = np.where(kept[:, :, None] & kept[:, None, :], found.hessian, np.eye(k))
+    steep = scaled_gradient(np.where(kept, found.gradient, 0.0), hessian) > GRADIENT_TOLERANCE
+    smallest = _smallest_unit_eigenvalue(hessian)
+    stopped = (found.status == optim.ITERATION_LIMIT) | ((found.status != optim.CONVERGED) & steep)
+    conditions = {
+        STOPPED: stopped,
+        NOT_FINITE: ~finite,
+        NOT_STATIONARY: steep,
+        NOT_A_MINIMUM: smallest < -10 * FLAT,
+        UNDETERMINED: flat | (smallest < FLAT),
+    }
+    reason = np.select(list(conditions.values()), list(conditions), OK).astype(np.int8)
+    return Verdicts(reason, np.logical_or(~free.all(axis=1), any(dependent)), free, determined)
+
+
+def _smallest_unit_eigenvalue(hessian: np.ndarray) -> np.ndarray:
+    """Smallest eigenvalue of each Hessian scaled to unit diagonal, or 1 where it is well above FLAT."""
+    m, k = hessian.shape[:2]
+    smallest = np.ones(m)
+    scale = np.sqrt(np.abs(np.diagonal(hessian, axis1=1, axis2=2)))
+    scale = np.where(scale == 0, 1.0, scale)
+    unit = hessian / (scale[:, :, None] * scale[:, None, :])
+    doubtful = np.flatnonzero(~is_positive_definite(unit - 100 * FLAT * np.eye(k)))
+    if doubtful.size:
+        smallest[doubtful] = np.linalg.eigvalsh(unit[doubtful])[:, 0]
+    return smallest
 
 
 def examine(
@@ -147,7 +237,7 @@ def examine(
     flat = keep & ~is_determined(found)
     keep &= ~flat
     gradient, hessian = found.gradient[keep], found.hessian[np.ix_(keep, keep)]
-    gradient_norm = scaled_gradient(gradient, hessian)
+    gradient_norm = float(scaled_gradient(gradient, hessian))
     eigenvalues, decrement, problem = np.zeros(0), 0.0, None
     if keep.any():
         kept_names = [name for name, is_kept in zip(names, keep, strict=True) if is_kept]

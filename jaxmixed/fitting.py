@@ -1,5 +1,7 @@
 """From reduced data to checked estimates on natural scales."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from jaxmixed import optim
@@ -9,7 +11,7 @@ from jaxmixed.diagnosis import TermLabel, closed_form, examine, is_determined
 from jaxmixed.errors import DesignError
 from jaxmixed.estimates import Estimates, TermEstimate
 from jaxmixed.likelihood import LOG_2PI, Method
-from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, Search, scaled_gradient
+from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, SingleRunner, scaled_gradient, search
 from jaxmixed.starts import moment_start
 from jaxmixed.statistics import SufficientStatistics
 
@@ -22,11 +24,11 @@ _ZERO_RESIDUAL = (
 )
 
 
-def _check_within(stats: SufficientStatistics, ungrouped: np.ndarray, method: Method) -> None:
+def _check_within(stats: SufficientStatistics, whole: np.ndarray, method: Method) -> None:
     """Refuse data without variation left inside the finest groups."""
     X, Xy = stats.total[:-1, :-1], stats.total[:-1, -1]
     coefficients, _, rank, _ = np.linalg.lstsq(X, Xy, rcond=1e-12)
-    if stats.total[-1, -1] - Xy @ coefficients > 1e-24 * ungrouped[-1, -1]:
+    if stats.total[-1, -1] - Xy @ coefficients > 1e-24 * whole[-1, -1]:
         return
     saturated = int(stats.nobs) - np.count_nonzero(np.diagonal(stats.levels[0].root) > 0) - rank <= 0
     if saturated and method == "reml":
@@ -39,18 +41,31 @@ def _check_within(stats: SufficientStatistics, ungrouped: np.ndarray, method: Me
     raise DesignError(_ZERO_RESIDUAL.format(reason))
 
 
-def _check_residual(found: Optimum, ungrouped: np.ndarray) -> None:
-    """Refuse crossed factors that together reproduce the response: the search ran until digits gave out."""
-    schur = found.schur
-    if not np.isfinite(schur).all() or scaled_gradient(found.gradient, found.hessian) <= GRADIENT_TOLERANCE:
-        return
+def has_no_residual(schur: np.ndarray, whole: np.ndarray) -> bool:
+    """Whether the residual sum of squares of an optimum is rounding beside that of the fixed effects alone.
+
+    Parameters
+    ----------
+    schur, whole : (p + 1, p + 1) arrays
+        Schur complements at the optimum, and without random effects.
+
+    Returns
+    -------
+    bool
+    """
     rss = schur[-1, -1] - schur[-1, :-1] @ np.linalg.lstsq(schur[:-1, :-1], schur[:-1, -1])[0]
-    if not rss > NO_RESIDUAL * ungrouped[-1, -1]:
+    return not rss > NO_RESIDUAL * whole[-1, -1]
+
+
+def _check_residual(found: Optimum, whole: np.ndarray) -> None:
+    """Refuse crossed factors that together reproduce the response: the search ran until digits gave out."""
+    flat = scaled_gradient(found.gradient, found.hessian) <= GRADIENT_TOLERANCE
+    if np.isfinite(found.schur).all() and not flat and has_no_residual(found.schur, whole):
         reason = f"the fixed effects and the groups reproduce every row, but for {NO_RESIDUAL:g} of the total"
         raise DesignError(_ZERO_RESIDUAL.format(reason))
 
 
-def _ungrouped(stats: SufficientStatistics) -> np.ndarray:
+def ungrouped(stats: SufficientStatistics) -> np.ndarray:
     """``[X y]'[X y]``: the Schur complement without random effects."""
     schur = np.array(stats.total)
     r = len(schur)
@@ -62,28 +77,91 @@ def _ungrouped(stats: SufficientStatistics) -> np.ndarray:
     return schur
 
 
-def _fixed_effects(schur: np.ndarray, reduction: Reduction, df: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """GLS estimates and their covariance in the data's units, and sigma, from the Schur complement."""
-    fixed, p = reduction.fixed, len(schur) - 1
-    inverse = np.linalg.inv(schur[:p, :p])
-    standardised = inverse @ schur[:p, p]
-    rss = float(schur[p, p] - schur[:p, p] @ standardised)
-    sigma = fixed.scale * float(np.sqrt(rss / df))
-    back = np.linalg.inv(fixed.columns.basis)
-    half = sigma * back
-    covariance = half @ inverse @ half.T
-    return fixed.origin + fixed.scale * (back @ standardised), (covariance + covariance.T) / 2, sigma
+class Units(NamedTuple):
+    """From the coordinates of the statistics back to the data's; any leading axes, of many models.
+
+    Attributes
+    ----------
+    basis : (..., p, p) array
+        ``X = Xs @ basis``.
+    log_det : (...) array
+        ``2 log |det basis|``.
+    origin : (..., p) array
+        Coefficients already removed from the response.
+    scale : (...) array
+        Its unit.
+    nobs, sum_log_weights : (...) array
+    """
+
+    basis: np.ndarray
+    log_det: np.ndarray
+    origin: np.ndarray
+    scale: np.ndarray
+    nobs: np.ndarray
+    sum_log_weights: np.ndarray
 
 
-def _linear_deviance(schur: np.ndarray, reduction: Reduction, df: int, method: Method) -> float:
-    """Deviance without random effects: :func:`jaxmixed.likelihood.profile` at theta = 0, on the host."""
-    p = len(schur) - 1
-    rss = schur[p, p] - schur[:p, p] @ np.linalg.solve(schur[:p, :p], schur[:p, p])
-    value = -float(reduction.stats.sum_log_weights)
-    value += df * (1 + LOG_2PI + np.log(rss / df) + 2 * np.log(reduction.fixed.scale))
+def units_of(stats: SufficientStatistics) -> Units:
+    """Units of the statistics of one data set."""
+    return Units(
+        *(np.asarray(stats.basis), np.asarray(stats.log_det_basis), np.asarray(stats.origin)),
+        *(np.asarray(stats.scale), np.asarray(stats.nobs), np.asarray(stats.sum_log_weights)),
+    )
+
+
+def _solved(schur: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``(X'V^{-1}X)^{-1}``, GLS coefficients and residual sum of squares, in the statistics' coordinates."""
+    p = schur.shape[-1] - 1
+    inverse = np.linalg.inv(schur[..., :p, :p])
+    coefficients = (inverse @ schur[..., :p, p:])[..., 0]
+    return inverse, coefficients, schur[..., p, p] - (schur[..., :p, p] * coefficients).sum(axis=-1)
+
+
+def fixed_effects(schur: np.ndarray, units: Units, df: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """GLS estimates and their covariance in the data's units, and sigma, from the Schur complement.
+
+    Parameters
+    ----------
+    schur : (..., p + 1, p + 1) array
+    units : Units
+    df : (...) array
+        Degrees of freedom of sigma.
+
+    Returns
+    -------
+    beta : (..., p) array
+    covariance : (..., p, p) array
+    sigma : (...) array
+    """
+    inverse, coefficients, rss = _solved(schur)
+    sigma = units.scale * np.sqrt(rss / df)
+    back = np.linalg.inv(units.basis)
+    half = sigma[..., None, None] * back
+    covariance = half @ inverse @ np.swapaxes(half, -1, -2)
+    beta = units.origin + units.scale[..., None] * (back @ coefficients[..., None])[..., 0]
+    return beta, (covariance + np.swapaxes(covariance, -1, -2)) / 2, sigma
+
+
+def linear_deviance(schur: np.ndarray, units: Units, df: Any, method: Method) -> np.ndarray:
+    """Deviance without random effects: :func:`jaxmixed.likelihood.profile` at theta = 0, on the host.
+
+    Parameters
+    ----------
+    schur : (..., p + 1, p + 1) array
+        ``[X y]'[X y]``, from :func:`ungrouped`.
+    units : Units
+    df : (...) array
+    method : {"reml", "ml"}
+
+    Returns
+    -------
+    (...) array
+    """
+    *_, rss = _solved(schur)
+    value = df * (1 + LOG_2PI + np.log(rss / df) + 2 * np.log(units.scale)) - units.sum_log_weights
     if method == "reml":
-        value += reduction.fixed.columns.log_det + np.linalg.slogdet(schur[:p, :p])[1]
-    return float(value)
+        value = value + units.log_det + np.linalg.slogdet(schur[..., :-1, :-1])[1]
+    return value
 
 
 def _term_estimate(
@@ -116,19 +194,19 @@ def _without_parameters(deviance: float, schur: np.ndarray) -> Optimum:
 
 
 def _search(
-    reduction: Reduction, ungrouped: np.ndarray, method: Method, max_evaluations: int
+    reduction: Reduction, whole: np.ndarray, method: Method, max_evaluations: int
 ) -> tuple[Optimum, int]:
     """Optimum in standardised coordinates, and the evaluations it took."""
-    _check_within(reduction.stats, ungrouped, method)
-    search = Search(reduction.compact, method, max_evaluations)
-    found = search.optimum(moment_start(reduction.compact))
-    _check_residual(found, ungrouped)
+    _check_within(reduction.stats, whole, method)
+    run = SingleRunner(reduction.compact, method, max_evaluations)
+    found = search(run, moment_start(reduction.compact)[None]).take(0)
+    _check_residual(found, whole)
     if not np.isfinite(found.value):
         raise DesignError(
-            "The likelihood is not finite at any starting value (moments, and 0.2 and 4 times their "
-            "factors). Rescale the variables or simplify the random part."
+            "The likelihood is not finite at any starting value (moments, 0.2 and 4 times their factors, "
+            "equal variances). Rescale the variables or simplify the random part."
         )
-    return found, search.evaluations
+    return found, run.evaluations
 
 
 def fit(
@@ -169,14 +247,14 @@ def fit(
     keep, condition = fixed.columns.keep, fixed.columns.condition
     n, p, k = int(stats.nobs), len(keep), stats.num_params
     df = n - (p if method == "reml" else 0)
-    ungrouped = _ungrouped(stats)
-    linear_deviance = _linear_deviance(ungrouped, reduction, df, method)
-    found, evaluations = _without_parameters(linear_deviance, ungrouped), 0
+    units, whole = units_of(stats), ungrouped(stats)
+    without = float(linear_deviance(whole, units, df, method))
+    found, evaluations = _without_parameters(without, whole), 0
     if k:
-        found, evaluations = _search(reduction, ungrouped, method, max_evaluations)
-    beta, cov_beta, sigma = _fixed_effects(found.schur, reduction, df)
+        found, evaluations = _search(reduction, whole, method, max_evaluations)
+    beta, cov_beta, sigma = fixed_effects(found.schur, units, df)
     terms = tuple(
-        _term_estimate(label, term.covariance, part, columns.basis, sigma)
+        _term_estimate(label, term.covariance, part, columns.basis, float(sigma))
         for label, term, part, columns in zip(
             labels, stats.terms, stats.split(found.x), reduction.columns, strict=True
         )
@@ -195,14 +273,14 @@ def fit(
         )
     return Estimates(
         method=method,
-        beta=_spread(beta, keep, len(x_names)),
-        cov_beta=_spread(cov_beta, keep, len(x_names)),
-        sigma=sigma,
+        beta=spread_columns(beta[None], keep, len(x_names))[0],
+        cov_beta=spread_columns(cov_beta[None], keep, len(x_names))[0],
+        sigma=float(sigma),
         theta=np.concatenate([np.zeros(0), *(term.theta for term in terms)]),
         terms=terms,
         deviance=float(found.value),
         llf=-float(found.value) / 2,
-        linear_llf=-linear_deviance / 2,
+        linear_llf=-without / 2,
         nobs=n,
         rank=p,
         free=np.concatenate(
@@ -216,8 +294,22 @@ def fit(
     )
 
 
-def _spread(values: np.ndarray, keep: np.ndarray, size: int) -> np.ndarray:
-    """Values of the kept columns among all columns, NaN for aliased ones."""
-    full = np.full((size,) * values.ndim, np.nan)
-    full[np.ix_(*[keep] * values.ndim)] = values
+def spread_columns(values: np.ndarray, keep: np.ndarray, size: int) -> np.ndarray:
+    """Values of the kept columns among all columns along every axis but the models', NaN for aliased ones.
+
+    Parameters
+    ----------
+    values : (m, p) or (m, p, p) array
+    keep : (p,) int array
+    size : int
+
+    Returns
+    -------
+    (m, size) or (m, size, size) array
+    """
+    if len(keep) == size:
+        return values
+    axes = values.ndim - 1
+    full = np.full((len(values), *(size,) * axes), np.nan)
+    full[(slice(None), *np.ix_(*[keep] * axes))] = values
     return full

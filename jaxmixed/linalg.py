@@ -183,33 +183,68 @@ def qr_triangle(X: np.ndarray) -> np.ndarray:
     return np.linalg.qr(X, mode="r")  # type: ignore[return-value] # NumPy's stubs give every mode a pair
 
 
-def solve_shifted(
-    H: Float[Array, "k k"], g: Float[Array, " k"], shift: Float[Array, ""]
-) -> tuple[Float[Array, " k"], Float[Array, ""]]:
-    """Solve ``(H + shift * I) x = g`` by LDL' elimination and return the smallest pivot too.
+def is_positive_definite(M: np.ndarray) -> np.ndarray:
+    """Whether all pivots of symmetric host matrices, (m, k, k), are positive; not where they are not finite.
+
+    By elimination, a column of all matrices at a time.
+
+    Examples
+    --------
+    >>> is_positive_definite(np.stack([np.eye(2), np.ones((2, 2)) - 2 * np.eye(2)]))
+    array([ True, False])
+    """
+    rest, definite = M, np.ones(len(M), dtype=bool)
+    for _ in range(M.shape[-1]):
+        pivot, row = rest[:, 0, 0], rest[:, 0, 1:]
+        definite &= pivot > 0
+        safe = np.where(definite, pivot, 1.0)
+        rest = rest[:, 1:, 1:] - row[:, :, None] * (row / safe[:, None])[:, None, :]
+    return definite
+
+
+def solve_modified(
+    H: Float[Array, "k k"], g: Float[Array, " k"], floor: Float[Array, ""]
+) -> Float[Array, " k"]:
+    """Solve ``(H + E) x = g`` with the smallest diagonal change that elimination needs to be positive definite.
+
+    A pivot of the LDL' elimination, the largest in magnitude first, is replaced by its magnitude, and by
+    `floor` where it is smaller: x'g is positive whatever the symmetric matrix H, and H is left as it is where
+    it is positive definite.
 
     Parameters
     ----------
     H : (k, k) symmetric array
     g : (k,) array
-    shift : scalar
+    floor : scalar
+        Positive.
 
     Returns
     -------
-    x : (k,) array
-        Meaningless when the smallest pivot is not positive.
-    pivot : scalar
-        Smallest pivot: positive exactly when the shifted matrix is positive definite.
+    (k,) array
+
+    References
+    ----------
+    Nocedal & Wright (2006), Numerical Optimization, 2nd edition, section 3.4 (modified factorisations).
+
+    Examples
+    --------
+    >>> solve_modified(jnp.diag(jnp.array([2.0, -4.0])), jnp.ones(2), jnp.array(1e-6))
+    Array([0.5 , 0.25], dtype=float32)
     """
     k = H.shape[0]
-    A = jnp.concatenate([H + shift * jnp.eye(k, dtype=H.dtype), g[:, None]], axis=1)
+    A = jnp.concatenate([H, g[:, None]], axis=1)
 
-    def step(j, state):  # type: ignore[no-untyped-def]
-        A, smallest = state
-        pivot = A[j, j]
-        smallest = jnp.minimum(smallest, jnp.where(jnp.isnan(pivot), -jnp.inf, pivot))
-        row = A[j] / jnp.where(pivot > 0, pivot, 1)
-        return jnp.where((jnp.arange(k) == j)[:, None], row[None], A - A[:, j][:, None] * row[None]), smallest
+    def step(_, state):  # type: ignore[no-untyped-def]
+        A, left = state
+        diagonal = jnp.diagonal(A[:, :k])
+        at = jnp.argmax(jnp.where(left, jnp.abs(diagonal), -1.0)) == jnp.arange(k)
+        pivot = jnp.maximum(jnp.abs(jnp.sum(jnp.where(at, diagonal, 0))), floor)
+        row, column = (
+            jnp.sum(jnp.where(at[:, None], A, 0), axis=0),
+            jnp.sum(jnp.where(at, A[:, :k], 0), axis=1),
+        )
+        row = jnp.append(jnp.where(at, pivot, row[:k]), row[k]) / pivot
+        return jnp.where(at[:, None], row[None], A - column[:, None] * row[None]), left & ~at
 
-    A, smallest = jax.lax.fori_loop(0, k, step, (A, jnp.asarray(jnp.inf, H.dtype)))
-    return A[:, k], smallest
+    A, _ = jax.lax.fori_loop(0, k, step, (A, jnp.ones(k, dtype=bool)))
+    return A[:, k]

@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxmixed.linalg import solve_shifted
+from jaxmixed.linalg import solve_modified
 
 CONVERGED, ITERATION_LIMIT, NO_DESCENT, NOT_FINITE = 0, 1, 2, 3
 
@@ -49,10 +49,11 @@ ROUNDING = 1e-8
 """A predicted decrease below this may be lost in the rounding of an ill-conditioned function."""
 
 MAX_ITERATIONS = 100
-_MAX_SHIFT_TRIALS = 60
+_FLAT = 1e-10  # a pivot smaller than this share of the largest diagonal element is rounding
 
 Function = Callable[[Float[Array, " k"]], tuple[Float[Array, ""], Any]]
 Evaluator = Callable[[Float[Array, " k"]], "Evaluation"]
+Retraction = Callable[[Float[Array, " k"], Float[Array, " k"]], Float[Array, " k"]]
 
 
 class Evaluation(NamedTuple):
@@ -112,7 +113,28 @@ def evaluate(fun: Function, theta: Float[Array, " k"]) -> Evaluation:
     return Evaluation(value, gradient, hessian, aux, aux_tangents)
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """Newton's method between two evaluations: what :func:`advance` takes and returns.
+
+    Attributes
+    ----------
+    theta : (k,) array
+        Best point so far.
+    at : Evaluation
+        The function there.
+    trial : (k,) array
+        Point to evaluate next.
+    predicted : scalar
+        Decrease that the quadratic model expects of it.
+    decrement : scalar
+        The same of the step before.
+    shift : scalar
+        Share by which the Hessian's diagonal is raised.
+    evaluations : int scalar
+    status : int scalar
+        RUNNING, or why it stopped.
+    """
+
     theta: Float[Array, " k"]
     at: Evaluation
     trial: Float[Array, " k"]
@@ -123,27 +145,15 @@ class _State(NamedTuple):
     status: Int[Array, ""]
 
 
-_RUNNING = -1
+RUNNING = -1
 
 
-def _descent_step(
-    at: Evaluation, shift: Float[Array, ""], size: Float[Array, ""]
-) -> tuple[Float[Array, " k"], Float[Array, ""]]:
-    """Newton step on the Hessian shifted until it is positive definite, and its shift."""
-    floor = 1e-10 * size
-
-    def unfinished(state):  # type: ignore[no-untyped-def]
-        _, _, _, pivot, trials = state
-        return (pivot <= floor) & (trials < _MAX_SHIFT_TRIALS)
-
-    def attempt(state):  # type: ignore[no-untyped-def]
-        _, _, shift, _, trials = state
-        step, pivot = solve_shifted(at.hessian, at.gradient, shift)
-        return step, shift, jnp.maximum(4 * shift, 1e-3 * size), pivot, trials + 1
-
-    start = (jnp.zeros_like(at.gradient), shift, shift, -floor - 1, jnp.asarray(0))
-    step, shift, *_ = jax.lax.while_loop(unfinished, attempt, start)
-    return step, shift
+def _descent_step(at: Evaluation, shift: Float[Array, ""]) -> Float[Array, " k"]:
+    """Newton step on the Hessian with its diagonal raised by a share, and made positive definite."""
+    diagonal = jnp.abs(jnp.diagonal(at.hessian))
+    floor = _FLAT * jnp.max(diagonal) + jnp.finfo(diagonal.dtype).tiny
+    raised = at.hessian + jnp.diag(shift * jnp.maximum(diagonal, floor))
+    return solve_modified(raised, at.gradient, floor)
 
 
 def _is_finite(at: Evaluation) -> Array:
@@ -156,17 +166,63 @@ def _steepness(at: Evaluation) -> Array:
     return jnp.max(jnp.abs(at.gradient) / jnp.maximum(curvature, 1e-4))
 
 
-def _next_shift(shift: Array, ratio: Array, accepted: Array, size: Array) -> Array:
+def _next_shift(shift: Array, ratio: Array, accepted: Array) -> Array:
     """Less damping after a good step, more after a poor one."""
-    calmer = jnp.where(shift > 1e-6 * size, shift / 8, 0.0)
-    stricter = jnp.maximum(4 * shift, 1e-2 * size)
+    calmer = jnp.where(shift > 1e-6, shift / 16, 0.0)
+    stricter = jnp.maximum(6 * shift, 0.25)
     return jnp.where(accepted & (ratio > 0.75), calmer, jnp.where(accepted & (ratio > 0.25), shift, stricter))
 
 
-def _newton_iteration(
-    evaluator: Evaluator, state: _State, tolerance: float, max_evaluations: int | Array, even: np.ndarray
-) -> _State:
-    """Evaluate the trial point, keep it or not, and propose the next."""
+def begin(evaluator: Evaluator, theta: Float[Array, " k"]) -> State:
+    """Newton's method at its start, nothing evaluated yet.
+
+    Parameters
+    ----------
+    evaluator : callable
+        Asked for its shapes only.
+    theta : (k,) array
+
+    Returns
+    -------
+    State
+    """
+    nowhere = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(evaluator, theta))
+    zero = jnp.zeros((), theta.dtype)
+    return State(
+        theta=theta,
+        at=nowhere._replace(value=jnp.full_like(nowhere.value, jnp.inf)),
+        trial=theta,
+        predicted=zero,
+        decrement=zero,
+        shift=zero,
+        evaluations=jnp.asarray(0),
+        status=jnp.asarray(RUNNING),
+    )
+
+
+def advance(
+    evaluator: Evaluator,
+    state: State,
+    *,
+    tolerance: float = TOLERANCE,
+    max_evaluations: int | Int[Array, ""] = MAX_ITERATIONS,
+    even: np.ndarray | None = None,
+    retract: Retraction | None = None,
+) -> State:
+    """One iteration of Newton's method: evaluate the trial point, keep it or not, and propose the next.
+
+    Parameters
+    ----------
+    evaluator : callable
+    state : State
+        Of which the status is RUNNING: another one would be moved, too.
+    tolerance, max_evaluations, even, retract
+        As for :func:`newton`.
+
+    Returns
+    -------
+    State
+    """
     new = evaluator(state.trial)
     first = state.evaluations == 0
     finite = _is_finite(new)
@@ -178,27 +234,35 @@ def _newton_iteration(
     theta, at = jax.tree.map(
         lambda taken, kept: jnp.where(accepted, taken, kept), (state.trial, new), (state.theta, state.at)
     )
-    size = jnp.max(jnp.abs(jnp.diagonal(at.hessian))) + jnp.finfo(theta.dtype).tiny
     ratio = actual / jnp.maximum(state.predicted, noise)
-    settled = first | closer | (accepted & (state.predicted <= noise))  # lost in rounding: no ratio
-    shift = jnp.where(settled, state.shift, _next_shift(state.shift, ratio, accepted, size))
+    settled = closer | (
+        accepted & (state.predicted <= noise)
+    )  # lost in rounding: no ratio
+    shift = jnp.where(first, 0.0, _next_shift(state.shift, jnp.where(settled, 1.0, ratio), accepted))
 
-    step, shift = _descent_step(at, shift, size)
+    # Where the undamped step promises nothing, it is the last.
+    undamped = _descent_step(at, jnp.zeros_like(shift))
+    quiet = jnp.maximum(tolerance, noise / 100)
+    shift = jnp.where(undamped @ at.gradient <= 2 * quiet, 0.0, shift)
+    step = _descent_step(at, shift)
     # A step of more than twice the current size is a sign that the quadratic model does not hold that far.
     limit = 2 * jnp.maximum(1.0, jnp.max(jnp.abs(theta)))
     step = step * jnp.minimum(1.0, limit / jnp.maximum(jnp.max(jnp.abs(step)), jnp.finfo(step.dtype).tiny))
     # Past the mirror image of its start an even function rises again: that far the model cannot be right.
-    step = jnp.where(even & (step * theta > 2 * theta**2), theta / 2, step)
+    if even is not None:
+        step = jnp.where(even & (step * theta > 2 * theta**2), theta / 2, step)
     predicted = step @ at.gradient - 0.5 * (step @ (at.hessian @ step))
 
     evaluations = state.evaluations + 1
-    small = ~first & (state.predicted <= jnp.maximum(tolerance, noise / 100))
-    hopeless = ~accepted & (small | (shift > 1e12 * size))
-    status = jnp.where(evaluations >= max_evaluations, ITERATION_LIMIT, _RUNNING)
+    small = ~first & (jnp.abs(state.predicted) <= quiet)
+    small &= ~accepted | (state.shift == 0)  # that a damped step promises little proves nothing
+    hopeless = ~accepted & (small | (shift > 1e12))
+    status = jnp.where(evaluations >= max_evaluations, ITERATION_LIMIT, RUNNING)
     status = jnp.where(hopeless, NO_DESCENT, status)
     status = jnp.where(accepted & small, CONVERGED, status)
     status = jnp.where(first & ~finite, NOT_FINITE, status)
-    return _State(theta, at, theta - step, predicted, state.predicted, shift, evaluations, status)
+    trial = theta - step if retract is None else retract(theta, -step)
+    return State(theta, at, trial, predicted, state.predicted, shift, evaluations, status)
 
 
 def newton(
@@ -209,6 +273,7 @@ def newton(
     max_evaluations: int | Int[Array, ""] = MAX_ITERATIONS,
     evaluator: Evaluator | None = None,
     even: np.ndarray | None = None,
+    retract: Retraction | None = None,
 ) -> OptimResult:
     """Minimise by trust-region Newton with the exact Hessian.
 
@@ -226,6 +291,10 @@ def newton(
         ``theta -> Evaluation`` of the same function, where there is a cheaper way than :func:`evaluate`.
     even : (k,) bool array, optional
         Parameters whose sign does not matter.
+    retract : callable, optional
+        ``(theta, step) -> theta``, the point that a step leads to, equal to ``theta + step`` but for terms of
+        second order: a path that follows curved valleys (Absil, Mahony & Sepulchre 2008, Optimization
+        Algorithms on Matrix Manifolds, section 4.1).
 
     Returns
     -------
@@ -237,26 +306,16 @@ def newton(
     >>> int(result.status)
     0
     """
-    mirrored = np.zeros(theta.shape, dtype=bool) if even is None else even
     evaluator = jax.jit(evaluator or partial(evaluate, fun))  # traced once, for its shapes and for the loop
-    shapes = jax.eval_shape(evaluator, theta)
-    nowhere = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    zero = jnp.zeros((), theta.dtype)
-    state = _State(
-        theta=theta,
-        at=nowhere._replace(value=jnp.full_like(nowhere.value, jnp.inf)),
-        trial=theta,
-        predicted=zero,
-        decrement=zero,
-        shift=zero,
-        evaluations=jnp.asarray(0),
-        status=jnp.asarray(_RUNNING),
+    step = partial(
+        advance,
+        evaluator,
+        tolerance=tolerance,
+        max_evaluations=max_evaluations,
+        even=even,
+        retract=retract,
     )
-    state = jax.lax.while_loop(
-        lambda s: s.status == _RUNNING,
-        lambda s: _newton_iteration(evaluator, s, tolerance, max_evaluations, mirrored),
-        state,
-    )
+    state = jax.lax.while_loop(lambda s: s.status == RUNNING, step, begin(evaluator, theta))
     return OptimResult(state.theta, state.at, state.decrement, state.evaluations, state.status)
 
 
@@ -329,12 +388,13 @@ def minimize(
     max_evaluations: int | Int[Array, ""] = MAX_ITERATIONS,
     evaluator: Evaluator | None = None,
     even: np.ndarray | None = None,
+    retract: Retraction | None = None,
 ) -> OptimResult:
     """Minimise with :func:`newton` up to NEWTON_LIMIT parameters and :func:`lbfgs` beyond.
 
     Parameters
     ----------
-    fun, theta, tolerance, max_evaluations, evaluator, even
+    fun, theta, tolerance, max_evaluations, evaluator, even, retract
         As for :func:`newton`.
 
     Returns
@@ -349,5 +409,11 @@ def minimize(
     if theta.shape[0] > NEWTON_LIMIT:
         return lbfgs(fun, theta, tolerance=tolerance, max_evaluations=max_evaluations, evaluator=evaluator)
     return newton(
-        fun, theta, tolerance=tolerance, max_evaluations=max_evaluations, evaluator=evaluator, even=even
+        fun,
+        theta,
+        tolerance=tolerance,
+        max_evaluations=max_evaluations,
+        evaluator=evaluator,
+        even=even,
+        retract=retract,
     )

@@ -4,19 +4,26 @@ The optimiser works in the coordinates of the statistics, where the columns of u
 orthonormal and all others have unit size: shifting or rescaling a covariate changes nothing there. A point of
 negative curvature is left along that direction; a failure is retried from other starts; a nearly singular
 covariance is compared with the exactly singular one beside it, where the sign of the curvature decides.
+
+The search is written for many models at once, of which only those that need it take the further steps; the
+fit of one data set is a search with one model.
 """
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxmixed import curvature, optim
 from jaxmixed.likelihood import Method, profile
+from jaxmixed.linalg import is_positive_definite
 from jaxmixed.precision import double_precision, to_host
 from jaxmixed.programs import Program
-from jaxmixed.statistics import SufficientStatistics, pad
+from jaxmixed.statistics import SufficientStatistics, Term, pad
 
 GRADIENT_TOLERANCE = 1e-6
 """Largest gradient, in units of each parameter's own curvature, at a point called an optimum."""
@@ -39,22 +46,22 @@ _MAX_RELEASES = 2
 
 
 class Optimum(NamedTuple):
-    """Optimiser's answer in the coordinates of the statistics, on the host.
+    """The optimiser's answers in the coordinates of the statistics, on the host, a row for each model.
 
     Attributes
     ----------
-    x : (k,) array
+    x : (m, k) array
         Parameters of the factors of the standardised columns.
-    value : scalar
+    value : (m,) array
         Deviance.
-    gradient : (k,) array
-    hessian : (k, k) array
-    schur : (p + 1, p + 1) array
+    gradient : (m, k) array
+    hessian : (m, k, k) array
+    schur : (m, p + 1, p + 1) array
         ``[X y]' V^{-1} [X y]`` in the coordinates of the statistics.
-    log_rss_gradient : (k,) array
-    evaluations : int scalar
-    status : int scalar
-        Code of :mod:`jaxmixed.optim`.
+    log_rss_gradient : (m, k) array
+    evaluations : (m,) int array
+    status : (m,) int array
+        Codes of :mod:`jaxmixed.optim`.
     """
 
     x: np.ndarray
@@ -66,22 +73,107 @@ class Optimum(NamedTuple):
     evaluations: np.ndarray
     status: np.ndarray
 
-    @property
-    def smallest_curvature(self) -> tuple[float, np.ndarray]:
-        """Most negative eigenvalue of the Hessian beyond rounding (or 0), and its direction."""
-        if not np.isfinite(self.hessian).all():
-            return 0.0, np.zeros_like(self.x)
-        eigenvalues, vectors = np.linalg.eigh(self.hessian)
-        negative = eigenvalues[0] < -NEGATIVE * max(abs(eigenvalues[-1]), 1e-3)
-        return (float(eigenvalues[0]) if negative else 0.0), vectors[:, 0]
+    def take(self, rows: np.ndarray | slice | int) -> "Optimum":
+        """Some of the models."""
+        return Optimum(*(values[rows] for values in self))
+
+    def put(self, rows: np.ndarray, other: "Optimum") -> None:
+        """Replace some of the models, in place."""
+        for values, new in zip(self, other, strict=True):
+            values[rows] = new
 
     @property
-    def is_stationary(self) -> bool:
+    def smallest_curvature(self) -> tuple[np.ndarray, np.ndarray]:
+        """Most negative eigenvalue of each Hessian beyond rounding (or 0), and its direction."""
+        curvature, direction = np.zeros(len(self.x)), np.zeros_like(self.x)
+        doubtful = np.flatnonzero(~is_positive_definite(self.hessian) & _are_finite(self.hessian))
+        if doubtful.size:
+            eigenvalues, vectors = np.linalg.eigh(self.hessian[doubtful])
+            smallest = eigenvalues[:, 0]
+            negative = smallest < -NEGATIVE * np.maximum(np.abs(eigenvalues[:, -1]), 1e-3)
+            curvature[doubtful] = np.where(negative, smallest, 0.0)
+            direction[doubtful] = vectors[:, :, 0]
+        return curvature, direction
+
+    @property
+    def is_stationary(self) -> np.ndarray:
         """Whether the optimiser converged, or stopped where the gradient is zero all the same."""
-        if self.status == optim.CONVERGED:
-            return True
-        finite = bool(np.isfinite(self.hessian).all())
-        return finite and scaled_gradient(self.gradient, self.hessian) <= GRADIENT_TOLERANCE
+        flat = scaled_gradient(self.gradient, self.hessian) <= GRADIENT_TOLERANCE
+        return (self.status == optim.CONVERGED) | (flat & _are_finite(self.hessian))
+
+
+def _are_finite(hessian: np.ndarray) -> np.ndarray:
+    return np.isfinite(hessian).all(axis=(1, 2))
+
+
+class Runner(Protocol):
+    """Runs of the optimiser for models of the same shape.
+
+    Attributes
+    ----------
+    terms : tuple of Term
+        Their random-effects terms.
+    """
+
+    terms: tuple[Term, ...]
+
+    @abstractmethod
+    def __call__(self, models: np.ndarray, starts: np.ndarray) -> Optimum:
+        """Optimise from starting values.
+
+        Parameters
+        ----------
+        models : (t,) int array
+            Which models, possibly some of them more than once.
+        starts : (t, k) array
+
+        Returns
+        -------
+        Optimum
+            A row for each start, in fresh writable arrays.
+        """
+        ...
+
+
+def _deviance(x: Array, stats: SufficientStatistics, *, method: Method) -> tuple[Array, tuple[Array, Array]]:
+    factors = [term.covariance.factor(part) for term, part in zip(stats.terms, stats.split(x), strict=True)]
+    found = profile(stats.assemble(factors), stats, method=method)
+    return found.deviance, (found.log_rss, found.schur)
+
+
+def evaluation(x: Array, stats: SufficientStatistics, *, method: Method) -> optim.Evaluation:
+    """Deviance and its derivatives at x; beside them (log rss, Schur complement), the former's gradient."""
+    if stats.root is None:
+        at = optim.evaluate(partial(_deviance, stats=stats, method=method), x)
+    else:
+        at = curvature.evaluate(x, stats, method=method)
+    return at._replace(aux_tangents=at.aux_tangents[0])
+
+
+def even_parameters(terms: Sequence[Term]) -> np.ndarray:
+    """Mask of the parameters whose sign alone does not matter, as where they fill a factor's column."""
+    even: list[bool] = []
+    for term in terms:
+        E = term.covariance.jacobian(np.zeros(0))
+        # The covariance G is a sum of products of parameters: all those of this one with others must vanish.
+        products = np.einsum("aij,bkj->abik", E, E)
+        products = products + np.swapaxes(products, 2, 3)
+        even += [np.allclose(np.delete(products[a], a, axis=0), 0.0, atol=1e-12) for a in range(len(E))]
+    return np.array(even, dtype=bool)
+
+
+def retraction(terms: Sequence[Term]) -> optim.Retraction:
+    """Where a step leads, term by term (:meth:`jaxmixed.covariance.Covariance.retract`)."""
+
+    def retract(x: Array, step: Array) -> Array:
+        parts, start = [], 0
+        for term in terms:
+            own = slice(start, start + term.covariance.num_params)
+            parts.append(term.covariance.retract(x[own], step[own]))
+            start = own.stop
+        return jnp.concatenate(parts)
+
+    return retract
 
 
 def _optimise(
@@ -91,25 +183,22 @@ def _optimise(
     *,
     method: Method,
 ) -> tuple[Array, ...]:
-    def objective(x: Array) -> tuple[Array, tuple[Array, Array]]:
-        factors = [
-            term.covariance.factor(part) for term, part in zip(stats.terms, stats.split(x), strict=True)
-        ]
-        found = profile(stats.assemble(factors), stats, method=method)
-        return found.deviance, (found.log_rss, found.schur)
-
-    by_hand = None if stats.root is None else partial(curvature.evaluate, stats=stats, method=method)
-    slopes = [E for term in stats.terms for E in term.covariance.jacobian(np.zeros(0))]
-    even = np.array([np.diagonal(E).any() for E in slopes], dtype=bool)  # a factor's column has no sign
-    result = optim.minimize(objective, x, max_evaluations=max_evaluations, evaluator=by_hand, even=even)
-    at = result.evaluation
+    result = optim.minimize(
+        partial(_deviance, stats=stats, method=method),
+        x,
+        max_evaluations=max_evaluations,
+        evaluator=partial(evaluation, stats=stats, method=method),
+        even=even_parameters(stats.terms),
+        retract=retraction(stats.terms),
+    )
+    found = result.evaluation
     return (
         result.theta,
-        at.value,
-        at.gradient,
-        at.hessian,
-        at.aux[1],
-        at.aux_tangents[0],
+        found.value,
+        found.gradient,
+        found.hessian,
+        found.aux[1],
+        found.aux_tangents,
         result.evaluations,
         result.status,
     )
@@ -119,16 +208,16 @@ PROGRAM = Program(_optimise)
 """The compiled optimiser, one executable per structure and size of the statistics."""
 
 
-def scaled_gradient(gradient: np.ndarray, hessian: np.ndarray) -> float:
-    """Largest component of the gradient in units of its own curvature."""
-    if len(gradient) == 0:
-        return 0.0
-    curvature = np.sqrt(np.abs(np.diagonal(hessian)))
-    return float(np.max(np.abs(gradient) / np.maximum(curvature, 1e-4)))
+def scaled_gradient(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+    """Largest component of each gradient (..., k) in units of its own curvature."""
+    if gradient.shape[-1] == 0:
+        return np.zeros(gradient.shape[:-1])
+    curvature = np.sqrt(np.abs(np.diagonal(hessian, axis1=-2, axis2=-1)))
+    return np.max(np.abs(gradient) / np.maximum(curvature, 1e-4), axis=-1)
 
 
-class Search:
-    """Runs of the optimiser on one data set, and what they cost.
+class SingleRunner:
+    """Runs of the optimiser on one data set.
 
     Parameters
     ----------
@@ -146,78 +235,120 @@ class Search:
 
     def __init__(self, stats: SufficientStatistics, method: Method, max_evaluations: int) -> None:
         self.stats, self.method = pad(stats), method
+        self.terms = stats.terms
         cheaper = 1 if stats.num_params <= optim.NEWTON_LIMIT else LBFGS_STEPS
         self.max_evaluations = np.asarray(cheaper * max_evaluations)
         self.evaluations = 0
 
-    def optimum(self, start: np.ndarray) -> Optimum:
-        """Best optimum found from starting values, in canonical form."""
-        return self._canonical(self._leave_saddles(self._from_starts(start)))
-
-    def _run(self, x: np.ndarray) -> Optimum:
+    def __call__(self, models: np.ndarray, starts: np.ndarray) -> Optimum:
+        """One after the other; `models` says only how many."""
+        del models
         with double_precision():
-            output = PROGRAM(x, self.max_evaluations, self.stats, method=self.method)
-            found = Optimum(*to_host(output))
-        self.evaluations += int(found.evaluations)
+            runs = [
+                to_host(PROGRAM(start, self.max_evaluations, self.stats, method=self.method))
+                for start in starts
+            ]
+        found = Optimum(*(np.stack(values) for values in zip(*runs, strict=True)))
+        self.evaluations += int(found.evaluations.sum())
         return found
 
-    def _from_starts(self, x: np.ndarray) -> Optimum:
-        """First start that converges; otherwise the lowest finite point that any reached."""
-        best = self._run(x)
-        for factor in _RESTARTS:  # when the moments' start fails, which is rare: smaller and larger variances
-            if best.is_stationary:
-                break
-            other = self._run(factor * x)
-            if not np.isfinite(best.value) or other.value < best.value:
-                best = other
-        return best
 
-    def _leave_saddles(self, found: Optimum) -> Optimum:
-        """Step off points of negative curvature, both ways, until the curvature is not negative."""
-        for _ in range(_MAX_ESCAPES):
-            curvature, direction = found.smallest_curvature
-            if curvature == 0:
-                break
-            step = 0.3 * max(1.0, float(np.abs(found.x).max())) * direction
-            trials = [self._run(found.x + sign * step) for sign in (1.0, -1.0)]
-            better = min(trials, key=lambda trial: np.nan_to_num(trial.value, nan=np.inf))
-            if not better.value < found.value - 1e-10:
-                break
-            found = better
-        return found
+def search(run: Runner, starts: np.ndarray) -> Optimum:
+    """Best optimum found for each model, in canonical form.
 
-    def _canonical(self, found: Optimum) -> Optimum:
-        """Non-negative diagonals; exact zeros where the deviance has its minimum at zero."""
-        exact, snapped = self._canonical_points(found.x)
-        for _ in range(_MAX_RELEASES):
-            if (snapped == exact).all():
-                break
-            singular = self._run(snapped)
-            settled, _ = self._canonical_points(singular.x)
-            stays = (settled[snapped == 0] == 0).all()
-            curvature, _ = singular.smallest_curvature
-            if stays and curvature == 0 and singular.value <= found.value + SNAP_COST:
-                return singular._replace(x=settled)
-            # Release what gains by leaving zero; the rest may still be zero.
-            gains = np.diagonal(singular.hessian) < 0
-            snapped = np.where(gains | ~np.isfinite(np.diagonal(singular.hessian)), exact, snapped)
-        signs = np.where(found.x * exact < 0, -1.0, 1.0)
-        moved = np.abs(signs * found.x - exact)
-        if (moved > 1e-9 * np.abs(exact) + 1e-12 * np.abs(exact).max()).any():
-            return self._run(exact)
-        return found._replace(
-            x=exact,
-            gradient=signs * found.gradient,
-            hessian=found.hessian * np.outer(signs, signs),
-            log_rss_gradient=signs * found.log_rss_gradient,
-        )
+    Parameters
+    ----------
+    run : Runner
+        Of models ``0 .. m-1``.
+    starts : (m, k) array
 
-    def _canonical_points(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Canonical parameters of the same covariances, and with what is nearly zero set to zero."""
-        exact, snapped = [], []
-        for term, part in zip(self.stats.terms, self.stats.split(x), strict=True):
-            T = np.tensordot(part, term.covariance.jacobian(part), axes=1)
-            G = T @ T.T
-            exact.append(term.covariance.from_covariance(G))
-            snapped.append(term.covariance.from_covariance(G, tolerance=SNAP, floor=SNAP))
-        return np.concatenate(exact), np.concatenate(snapped)
+    Returns
+    -------
+    Optimum
+    """
+    found = _from_starts(run, starts)
+    _leave_saddles(run, found)
+    _make_canonical(run, found)
+    return found
+
+
+def _from_starts(run: Runner, starts: np.ndarray) -> Optimum:
+    """First start that converges; otherwise the lowest finite point that any reached."""
+    best = run(np.arange(len(starts)), starts)
+    equal = np.concatenate([term.covariance.initial() for term in run.terms])
+    # When the moments' start fails, which is rare: smaller and larger variances, and all equal to sigma's.
+    for others in (*(factor * starts for factor in _RESTARTS), np.broadcast_to(equal, starts.shape)):
+        failed = np.flatnonzero(~best.is_stationary)
+        if not failed.size:
+            break
+        other = run(failed, others[failed])
+        better = ~np.isfinite(best.value[failed]) | (other.value < best.value[failed])
+        best.put(failed[better], other.take(better))
+    return best
+
+
+def _leave_saddles(run: Runner, found: Optimum) -> None:
+    """Step off points of negative curvature, both ways, until the curvature is not negative."""
+    at = np.arange(len(found.x))
+    for _ in range(_MAX_ESCAPES):
+        negative, direction = found.take(at).smallest_curvature
+        at, direction = at[negative < 0], direction[negative < 0]
+        if not at.size:
+            return
+        x = found.x[at]
+        step = 0.3 * np.maximum(1.0, np.abs(x).max(axis=1, keepdims=True)) * direction
+        trials = run(np.tile(at, 2), np.concatenate([x + step, x - step]))
+        values = np.nan_to_num(trials.value, nan=np.inf).reshape(2, -1)
+        better = trials.take(np.argmin(values, axis=0) * len(at) + np.arange(len(at)))
+        lower = better.value < found.value[at] - 1e-10
+        at = at[lower]
+        found.put(at, better.take(lower))
+
+
+def _make_canonical(run: Runner, found: Optimum) -> None:
+    """Non-negative diagonals; exact zeros where the deviance has its minimum at zero."""
+    exact, snapped = _canonical_points(run.terms, found.x)
+    at = np.flatnonzero((snapped != exact).any(axis=1))
+    open_ended = np.ones(len(found.x), dtype=bool)
+    for _ in range(_MAX_RELEASES):
+        if not at.size:
+            break
+        singular = run(at, snapped[at])
+        settled, _ = _canonical_points(run.terms, singular.x)
+        stays = ((settled == 0) | (snapped[at] != 0)).all(axis=1)
+        negative, _ = singular.smallest_curvature
+        settles = stays & (negative == 0) & (singular.value <= found.value[at] + SNAP_COST)
+        found.put(at[settles], singular._replace(x=settled).take(settles))
+        open_ended[at[settles]] = False
+        # Release what gains by leaving zero; the rest may still be zero.
+        at, diagonal = at[~settles], np.diagonal(singular.hessian[~settles], axis1=1, axis2=2)
+        released = np.where((diagonal < 0) | ~np.isfinite(diagonal), exact[at], snapped[at])
+        again = (released != snapped[at]).any(axis=1) & (released != exact[at]).any(axis=1)
+        snapped[at] = released
+        at = at[again]
+    at = np.flatnonzero(open_ended)
+    x, exact = found.x[at], exact[at]
+    signs = np.where(x * exact < 0, -1.0, 1.0)
+    size = np.abs(exact)
+    moved = np.abs(signs * x - exact) > 1e-9 * size + 1e-12 * size.max(axis=1, initial=0.0, keepdims=True)
+    away = moved.any(axis=1)
+    found.x[at] = exact
+    found.gradient[at] *= signs
+    found.hessian[at] *= signs[:, :, None] * signs[:, None, :]
+    found.log_rss_gradient[at] *= signs
+    if away.any():
+        found.put(at[away], run(at[away], exact[away]))
+
+
+def _canonical_points(terms: Sequence[Term], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Canonical parameters of the same covariances, and with what is nearly zero set to zero."""
+    exact, snapped, start = [], [], 0
+    for term in terms:
+        stop = start + term.covariance.num_params
+        part = x[:, start:stop]
+        T = np.tensordot(part, term.covariance.jacobian(part), axes=1)
+        G = T @ np.swapaxes(T, 1, 2)
+        exact.append(term.covariance.from_covariance(G))
+        snapped.append(term.covariance.from_covariance(G, tolerance=SNAP, floor=SNAP))
+        start = stop
+    return np.concatenate(exact, axis=1), np.concatenate(snapped, axis=1)

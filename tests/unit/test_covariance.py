@@ -213,3 +213,39 @@ def test_a_singular_matrix_has_as_many_columns_as_its_rank(rank: int, rng: np.ra
 def test_a_zero_variance_in_the_middle_leaves_the_others() -> None:
     G = np.array([[4.0, 0.0, 2.0], [0.0, 0.0, 0.0], [2.0, 0.0, 5.0]])
     np.testing.assert_allclose(semidefinite_cholesky(G), [[2, 0, 0], [0, 0, 0], [1, 0, 2]])
+
+
+def test_a_retraction_is_the_step_to_first_order(structure: Covariance, rng: np.random.Generator) -> None:
+    theta, step = draw(structure, rng), rng.normal(size=structure.num_params)
+    slope = jax.jvp(lambda t: structure.retract(theta, t * step), (0.0,), (1.0,))[1]
+    np.testing.assert_allclose(structure.retract(theta, 0 * step), theta, rtol=1e-14)
+    np.testing.assert_allclose(slope, step, rtol=1e-10)
+
+
+def test_a_step_along_a_row_keeps_its_length_and_a_longer_one_is_straight() -> None:
+    theta = np.array([1.0, 0.3, 0.4])  # columnwise: the second row of T is (0.3, 0.4)
+    structure = covariance_structure("unstructured", 2)
+    turned = structure.retract(theta, np.array([0.1, 0.08, -0.06]))
+    np.testing.assert_allclose(np.hypot(*turned[1:]), 0.5, rtol=1e-14)
+    np.testing.assert_allclose(turned[0], 1.1)
+    assert turned[2] < 0.4 < 0.5 < turned[1] + 0.13
+    long = np.array([0.0, 0.8, -0.6])
+    np.testing.assert_allclose(structure.retract(theta, long), theta + long)
+    np.testing.assert_allclose(structure.retract(np.zeros(3), long), long)
+
+
+def test_many_covariances_have_the_parameters_of_each_alone(
+    structure: Covariance, rng: np.random.Generator
+) -> None:
+    thetas = np.stack([draw(structure, rng) for _ in range(6)])
+    thetas[2] = 0.0
+    thetas[3, 0] = 0.0
+    roots = np.stack([np.asarray(structure.factor(theta)) for theta in thetas])
+    G = (roots @ np.swapaxes(roots, 1, 2)).reshape(2, 3, structure.q, structure.q)
+    for values in (structure.from_covariance, structure.from_factor):
+        given = G if values == structure.from_covariance else roots.reshape(G.shape)
+        alone = [[values(one) for one in row] for row in given]
+        np.testing.assert_allclose(values(given), alone, rtol=1e-13, atol=1e-15)
+    np.testing.assert_array_equal(
+        structure.on_boundary(thetas), [structure.on_boundary(theta) for theta in thetas]
+    )

@@ -17,7 +17,7 @@ from jaxmixed.fitting import fit
 from jaxmixed.layout import Grouping
 from jaxmixed.likelihood import deviance
 from jaxmixed.precision import double_precision
-from jaxmixed.search import Search
+from jaxmixed.search import SingleRunner, search
 from jaxmixed.statistics import SufficientStatistics, Term
 from tests.support.dense import DenseModel
 from tests.support.designs import random_design
@@ -203,8 +203,7 @@ def test_a_search_from_the_saddle_at_zero_escapes_to_the_minimum(ratio: float, m
     y = at_the_edge(K * ratio, method, seed=2)
     expected, _, value = closed_form(y, method)
     stats = reduce_one_way(y).stats
-    search = Search(stats, method, 100)  # type: ignore[arg-type]
-    found = search.optimum(np.zeros(1))
+    found = search(SingleRunner(stats, method, 100), np.zeros((1, 1))).take(0)  # type: ignore[arg-type]
     assert found.value == pytest.approx(value, rel=1e-12)
     assert (found.x[0] / stats.frames[0][0, 0]) ** 2 == pytest.approx(expected, rel=1e-6)
 

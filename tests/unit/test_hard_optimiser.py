@@ -118,7 +118,7 @@ def test_when_no_start_works_the_error_lists_what_was_tried(monkeypatch):
     found = outcome(INTERCEPTS, students(7))
     assert isinstance(found.error, jm.DesignError)
     assert "not finite at any start" in found.text
-    assert "moments, and 0.2 and 4 times" in found.text
+    assert "moments, 0.2 and 4 times" in found.text
 
 
 # The report of the optimum

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from jaxmixed import linalg
-from jaxmixed.linalg import BLOCK, inverse_and_logdet, solve_and_logdet, solve_shifted
+from jaxmixed.linalg import (
+    BLOCK,
+    inverse_and_logdet,
+    is_positive_definite,
+    solve_and_logdet,
+    solve_modified,
+)
 from jaxmixed.precision import double_precision
 
 ROUNDING = 1e-11
@@ -164,27 +170,37 @@ def test_float32_stays_float32() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 8, 9, 12])
-def test_solve_shifted_solves_the_shifted_system(k: int, rng: np.random.Generator) -> None:
-    H, g, shift = positive_definite(rng, k, 1)[:, :, 0], rng.normal(size=k), 0.7
-    x, pivot = solve_shifted(H, g, shift)
-    np.testing.assert_allclose(x, np.linalg.solve(H + shift * np.eye(k), g), rtol=ROUNDING)
-    expected = np.diagonal(np.linalg.cholesky(H + shift * np.eye(k))).min() ** 2
-    np.testing.assert_allclose(pivot, expected, rtol=ROUNDING)
+def test_a_positive_definite_system_is_solved_as_it_is(k: int, rng: np.random.Generator) -> None:
+    H, g = positive_definite(rng, k, 1)[:, :, 0], rng.normal(size=k)
+    np.testing.assert_allclose(solve_modified(H, g, 1e-12), np.linalg.solve(H, g), rtol=ROUNDING)
 
 
-@pytest.mark.parametrize("k", [2, 10])
-@pytest.mark.parametrize("shift", [0.0, 1.9, 2.1, 5.0])
-def test_the_smallest_pivot_is_positive_exactly_when_the_matrix_is_positive_definite(
-    k: int, shift: float
+@pytest.mark.parametrize("k", [2, 3, 10])
+def test_the_solution_of_an_indefinite_system_is_a_direction_of_descent(
+    k: int, rng: np.random.Generator
 ) -> None:
-    H = np.eye(k)
-    H[-1, -1] = -2.0
-    _, pivot = solve_shifted(H, np.ones(k), shift)
-    assert (pivot > 0) == (shift > 2)
+    for _ in range(20):
+        H, g = rng.normal(size=(k, k)), rng.normal(size=k)
+        x = solve_modified(H + H.T, g, 1e-8)
+        assert x @ g > 0
+        assert np.isfinite(x).all()
 
 
-def test_a_matrix_of_nan_has_no_positive_pivot() -> None:
-    assert not solve_shifted(np.full((3, 3), np.nan), np.ones(3), 1.0)[1] > 0
+def test_a_negative_pivot_counts_with_its_size_and_a_small_one_with_the_floor() -> None:
+    x = solve_modified(np.diag([4.0, -2.0, 1e-9, 0.0]), np.ones(4), 1e-3)
+    np.testing.assert_allclose(x, [0.25, 0.5, 1e3, 1e3], rtol=ROUNDING)
+
+
+def test_the_largest_pivot_is_taken_first() -> None:
+    """Elimination in the order of the rows would meet the floor at once, and lose the second equation."""
+    H = np.array([[1e-14, 1.0], [1.0, 3.0]])
+    x = solve_modified(H, np.array([1.0, 3.0]), 1e-10)
+    np.testing.assert_allclose(x, [0.0, 1.0], atol=1e-9)
+
+
+def test_the_most_curved_of_many_are_found_positive_definite() -> None:
+    H = np.stack([np.eye(3), np.diag([1.0, 2.0, -1e-9]), np.ones((3, 3)), np.full((3, 3), np.nan)])
+    assert is_positive_definite(H).tolist() == [True, False, False, False]
 
 
 # Large matrices, inverted by halves

@@ -1,6 +1,7 @@
 """The minimisers on functions whose minima are known, and their status codes."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,10 +16,13 @@ from jaxmixed.optim import (
     NEWTON_LIMIT,
     NO_DESCENT,
     NOT_FINITE,
+    RUNNING,
     TOLERANCE,
     Evaluation,
     Function,
     OptimResult,
+    advance,
+    begin,
     evaluate,
     lbfgs,
     minimize,
@@ -138,6 +142,48 @@ def test_a_flat_valley_ends_on_its_floor(start: list[float]) -> None:
     assert result.status == CONVERGED
     assert result.evaluation.value < 1e-12
     assert result.evaluations < 30
+
+
+def test_a_weak_negative_curvature_is_left_by_growing_steps() -> None:
+    """Beside a curvature ten million times stronger, where a damping that knows one scale would crawl."""
+
+    def saddle(x: jax.Array) -> tuple[jax.Array, Any]:
+        return 1e3 * x[0] ** 2 + 1e-4 * (x[1] ** 2 - 1) ** 2, None
+
+    result = run(newton, saddle, [0.3, 1e-5])
+    assert result.status == CONVERGED
+    np.testing.assert_allclose(np.abs(result.theta), [0, 1], atol=1e-6)
+    assert result.evaluations < 40
+
+
+def turned(theta: jax.Array, step: jax.Array) -> jax.Array:
+    """A step along a circle about the origin, to which it is tangential."""
+    size, moved = jnp.sqrt(theta @ theta), theta + step
+    return moved * (size + theta @ step / size) / jnp.sqrt(moved @ moved)
+
+
+def test_a_retraction_follows_a_curved_valley() -> None:
+    """Steep across the unit circle and nearly flat along it: straight steps leave the valley at once."""
+
+    def bend(x: jax.Array) -> tuple[jax.Array, Any]:
+        return 1e4 * (jnp.sqrt(x @ x) - 1) ** 2 + (1 - x[1] / jnp.sqrt(x @ x)), None
+
+    straight = run(newton, bend, [1.0, 0.1])
+    curved = run(newton, bend, [1.0, 0.1], retract=turned)
+    assert curved.status == CONVERGED
+    np.testing.assert_allclose(curved.theta, [0.0, 1.0], atol=1e-6)
+    assert 2 * curved.evaluations < straight.evaluations
+
+
+def test_one_iteration_at_a_time_is_the_whole() -> None:
+    evaluator = partial(evaluate, rosenbrock)
+    step = jax.jit(partial(advance, evaluator))
+    state = begin(evaluator, jnp.asarray(START))
+    while state.status == RUNNING:
+        state = step(state)
+    whole = run(newton, rosenbrock, START)
+    np.testing.assert_allclose(state.theta, whole.theta, rtol=1e-14)
+    assert (state.evaluations, state.status) == (whole.evaluations, whole.status)
 
 
 def test_steps_into_a_region_without_values_are_taken_back() -> None:
