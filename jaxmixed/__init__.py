@@ -14,8 +14,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "mixed": "model",
     "MixedResults": "results",
+    "fit_many": "many",
+    "ManyResults": "many_results",
     "compare": "comparison",
     "lrtest": "comparison",
+    "power": "power_analysis",
+    "PowerResult": "power_results",
+    "simulate": "simulation",
+    "study": "studies",
     "ConvergenceWarning": "errors",
     "DataError": "errors",
     "DesignError": "errors",
@@ -64,8 +70,14 @@ if TYPE_CHECKING:
         RankDeficientWarning,
         SingularFitWarning,
     )
+    from jaxmixed.many import fit_many
+    from jaxmixed.many_results import ManyResults
     from jaxmixed.model import mixed
+    from jaxmixed.power_analysis import power
+    from jaxmixed.power_results import PowerResult
     from jaxmixed.results import MixedResults
+    from jaxmixed.simulation import simulate
+    from jaxmixed.studies import study
 
 __all__ = [
     "ConvergenceWarning",
@@ -74,7 +86,9 @@ __all__ = [
     "FormulaError",
     "JaxMixedError",
     "JaxMixedWarning",
+    "ManyResults",
     "MixedResults",
+    "PowerResult",
     "PrecisionError",
     "RankDeficientWarning",
     "SingularFitWarning",
@@ -82,6 +96,7 @@ __all__ = [
     "crossproducts",
     "datasets",
     "effects",
+    "fit_many",
     "fitting",
     "formula",
     "frame",
@@ -89,8 +104,11 @@ __all__ = [
     "lrtest",
     "mixed",
     "optim",
+    "power",
     "precision",
+    "simulate",
     "statistics",
+    "study",
 ]
 
 

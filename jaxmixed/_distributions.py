@@ -48,3 +48,42 @@ def chi2_p_value(statistic: float, df: int) -> float:
     from scipy.special import chdtrc  # a tenth of a second to import, and not every process prints a test
 
     return float(chdtrc(df, max(statistic, 0.0))) if df > 0 else float(statistic <= 0)
+
+
+def chi2_p_values(statistics: np.ndarray, df: np.ndarray) -> np.ndarray:
+    """As `chi2_p_value`, of many statistics, each with its degrees of freedom; NaN where the statistic is.
+
+    Examples
+    --------
+    >>> chi2_p_values(np.array([3.841458821, 0.0]), np.array([1, 0])).round(6)
+    array([0.05, 1.  ])
+    """
+    from scipy.special import chdtrc
+
+    with np.errstate(invalid="ignore"):
+        positive = chdtrc(np.maximum(df, 1), np.maximum(statistics, 0.0))
+    return np.where(np.isnan(statistics), np.nan, np.where(df > 0, positive, statistics <= 0))
+
+
+def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact (Clopper-Pearson) limits of a probability.
+
+    References
+    ----------
+    Clopper & Pearson (1934), Biometrika 26, 404-413.
+
+    Examples
+    --------
+    >>> low, high = binomial_interval(10, 100)
+    >>> round(low, 4), round(high, 4)
+    (0.049, 0.1762)
+    """
+    normal_quantile(level)  # refuses what is no level
+    if not trials:
+        return 0.0, 1.0
+    from scipy.special import betaincinv
+
+    tail, failures = (1 - level) / 2, trials - successes
+    low = float(betaincinv(successes, failures + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
+    return low, high

@@ -17,7 +17,8 @@ import pandas as pd
 
 from jaxmixed._distributions import chi2_p_value
 from jaxmixed.errors import ConvergenceWarning, DataError, DesignError, printable
-from jaxmixed.formatting import p_phrase, wrapped
+from jaxmixed.formatting import counted, p_phrase, wrapped
+from jaxmixed.nulls import LR_OPTIMISER, LR_ROUNDING, NullDistribution, likelihood_ratios, simulated_null
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
 
 _CONSERVATIVE = "the LR test is conservative: it tests variances at their boundary, zero."
 _SPAN_TOLERANCE = 1e-7
-# Relative to the log-likelihood: how far below the smaller model's an optimiser may leave the larger model's,
-# and how far above it rounding may put it when both are the same model.
-_LR_OPTIMISER, _LR_ROUNDING = 1e-7, 1e-11
+_LR_OPTIMISER, _LR_ROUNDING = LR_OPTIMISER, LR_ROUNDING
 # Structures that a covariance matrix of the same effects may take as a special case of the key.
 _SPECIAL_CASES = {
     "unstructured": {"unstructured", "independent", "identity", "exchangeable"},
@@ -38,7 +37,7 @@ _SPECIAL_CASES = {
 
 
 class Fit(Protocol):
-    """What a comparison needs of a fit."""
+    """What a comparison needs of a fit; a simulated one also its reduced data."""
 
     @property
     def frame(self) -> ModelFrame:
@@ -47,6 +46,10 @@ class Fit(Protocol):
     @property
     def estimates(self) -> Estimates:
         """The estimates."""
+
+    @property
+    def state(self) -> Any:
+        """The reduced data."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,12 +65,14 @@ class LikelihoodRatioTest:
     p_value
         Tail area under ``distribution``.
     distribution
-        ``"chi2(k)"``, ``"chibar2(01)"`` (an equal mixture of zero and chi2(1)) or ``"0.5 chi2(k-1) + 0.5
-        chi2(k)"``.
+        ``"chi2(k)"``, ``"chibar2(01)"`` (an equal mixture of zero and chi2(1)), ``"0.5 chi2(k-1) + 0.5
+        chi2(k)"``, or ``"simulated"``.
     note
         What to know about the distribution; empty when there is nothing to say.
     table
         The two models, the smaller first: formula, number of parameters, log-likelihood, AIC, BIC.
+    null
+        The simulated null distribution, where one was asked for.
     """
 
     statistic: np.float64
@@ -76,6 +81,7 @@ class LikelihoodRatioTest:
     distribution: str
     note: str
     table: pd.DataFrame
+    null: NullDistribution | None = None
 
     def __str__(self) -> str:
         lines = ["Likelihood-ratio test"]
@@ -85,7 +91,8 @@ class LikelihoodRatioTest:
                 f"           log likelihood {row['llf']:.6f}, {row['num_params']} parameters, AIC"
                 f" {row['aic']:.4f}"
             )
-        lines.append(f"{self.distribution} = {self.statistic:.4f}, {p_phrase(float(self.p_value))}")
+        name = self.distribution if self.null is None else "LR"
+        lines.append(f"{name} = {self.statistic:.4f}, {p_phrase(float(self.p_value))}")
         return "\n".join([*lines, *([wrapped(f"Note: {self.note}")] if self.note else [])])
 
     __repr__ = __str__
@@ -119,7 +126,17 @@ def linear_model_test(estimates: Estimates) -> LinearModelTest | None:
     return LinearModelTest(np.float64(statistic), k, np.float64(p_value), f"chi2({k})", _CONSERVATIVE)
 
 
-def lrtest(a: Fit, b: Fit, *, mixture: bool = False) -> LikelihoodRatioTest:
+def lrtest(
+    a: Fit,
+    b: Fit,
+    *,
+    mixture: bool = False,
+    simulate: int | None = None,
+    seed: int | None = None,
+    devices: Any = None,
+    mesh: Any = None,
+    progress: bool | None = None,
+) -> LikelihoodRatioTest:
     """Likelihood-ratio test of two nested models, in either order.
 
     Parameters
@@ -130,6 +147,14 @@ def lrtest(a: Fit, b: Fit, *, mixture: bool = False) -> LikelihoodRatioTest:
         For a model with exactly one more random effect, which brings a variance and covariances (k
         parameters): use the mixture of chi2(k - 1) and chi2(k) instead of chi2(k), which is conservative and
         what Stata prints. One variance alone always has its mixture, ``chibar2(01)``.
+    simulate : int, optional
+        Take the p-value from the likelihood ratios of so many responses drawn from the smaller model, to
+        which both models are fitted: right also where no chi-squared distribution is (several variances at
+        their boundary, few groups). `null` of the result holds them.
+    seed : int, optional
+        Of the simulated responses, non-negative; None takes a fresh one, which ``null.seed`` tells.
+    devices, mesh, progress
+        As for `MixedResults.bootstrap`.
 
     Returns
     -------
@@ -151,6 +176,8 @@ def lrtest(a: Fit, b: Fit, *, mixture: bool = False) -> LikelihoodRatioTest:
     >>> test = jm.lrtest(intercept, slope)
     >>> test.distribution, round(float(test.statistic), 2)
     ('chi2(2)', 42.84)
+    >>> float(jm.lrtest(intercept, slope, simulate=99, seed=1).p_value)
+    0.01
     """
     _require_fits((a, b))
     _require_same_data(a, b)
@@ -167,7 +194,24 @@ def lrtest(a: Fit, b: Fit, *, mixture: bool = False) -> LikelihoodRatioTest:
         raise DesignError(
             f"the models are not nested: {nesting.obstacle}; compare them by AIC or BIC: jm.compare(a, b)"
         )
-    return _test(small, large, nesting.more_effects, mixture)
+    test = _test(small, large, nesting.more_effects, mixture)
+    if simulate is None:
+        if seed is not None:
+            raise DataError("seed= is that of simulated responses; give their number: simulate=999")
+        return test
+    null = simulated_null(small, large, simulate, seed, devices=devices, mesh=mesh, progress=progress)
+    return _with_null(test, null)
+
+
+def _with_null(test: LikelihoodRatioTest, null: NullDistribution) -> LikelihoodRatioTest:
+    """The test with the p-value of its simulated null distribution."""
+    low, high = null.conf_int()
+    usual = p_phrase(float(test.p_value))
+    note = (
+        f"{counted(null.n_ok, 'response')} simulated from the smaller model (seed {null.seed}); 95%"
+        f" Monte-Carlo limits of the p-value {low:.4f} to {high:.4f}; by {test.distribution} {usual}."
+    )
+    return replace(test, p_value=np.float64(null.p_value), distribution="simulated", note=note, null=null)
 
 
 def _test(small: Fit, large: Fit, more_effects: int, mixture: bool) -> LikelihoodRatioTest:
@@ -269,9 +313,7 @@ def _model_rows(fits: list[Fit]) -> pd.DataFrame:
 
 def _statistic(llf_small: float, llf_large: float) -> float:
     """Twice the difference of the log-likelihoods, 0 where it is only numerical error."""
-    statistic = 2 * (float(llf_large) - float(llf_small))
-    size = max(1.0, abs(float(llf_large)))
-    return 0.0 if -_LR_OPTIMISER * size <= statistic <= _LR_ROUNDING * size else statistic
+    return float(likelihood_ratios(float(llf_small), float(llf_large)))
 
 
 def _require_fits(fits: tuple[Any, ...]) -> None:

@@ -12,6 +12,7 @@ Bjorck (1967), BIT 7, 1-21, for the stability of modified Gram-Schmidt in least 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,27 @@ from jaxmixed.statistics import Level, SufficientStatistics, Term
 GROUP_RANK_TOLERANCE = 1e-12
 """A random-effects column smaller than this within a group, once the earlier ones are removed, is rounding
 there."""
+
+
+class Design(NamedTuple):
+    """What was reduced, but for the response: all that further responses on the same rows need.
+
+    Attributes
+    ----------
+    X : (n, p) array
+        Fixed-effects columns, aliased ones included.
+    groupings : tuple of Grouping
+        The nested chain, finest first.
+    root : tuple of Grouping
+        Factors beside the chain.
+    weights : (n,) array or None
+        Precision weights.
+    """
+
+    X: np.ndarray
+    groupings: tuple[Grouping, ...]
+    root: tuple[Grouping, ...]
+    weights: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +65,8 @@ class Reduction:
     columns : tuple of ColumnBasis
         For each *term*, the coordinates of its random-effects columns.
     fixed : FixedBasis
+    design : Design
+        The arrays themselves, not copies.
     """
 
     stats: SufficientStatistics
@@ -50,6 +74,7 @@ class Reduction:
     positions: tuple[np.ndarray, ...]
     columns: tuple[ColumnBasis, ...]
     fixed: FixedBasis
+    design: Design
 
 
 def chain_positions(groupings: Sequence[Grouping]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -105,12 +130,33 @@ def _blocks(starts: np.ndarray) -> Iterator[tuple[int, int]]:
     return zip(firsts, [*firsts[1:], len(starts)], strict=True)
 
 
-def _project_out(
+def project_out(
     Z: np.ndarray, rest: np.ndarray, starts: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """QR within every group by modified Gram-Schmidt; makes `rest` orthogonal to the columns of Z, in place.
 
-    Returns ``R`` (q, q, m), ``Q' rest`` (q, r, m) and the rows of Q (n, q).
+    Parameters
+    ----------
+    Z : (n, q) array
+        Rows of a group stand together.
+    rest : (n, r) array
+        Changed.
+    starts, sizes : (m,) int arrays
+        First row of each group, and how many it has.
+
+    Returns
+    -------
+    R : (q, q, m) array
+    cross : (q, r, m) array
+        ``Q' rest``.
+    Q : (n, q) array
+
+    Examples
+    --------
+    >>> rest = np.array([[1.0], [3.0], [5.0]])
+    >>> R, cross, Q = project_out(np.ones((3, 1)), rest, np.array([0, 2]), np.array([2, 1]))
+    >>> rest.ravel()
+    array([-1.,  1.,  0.])
     """
     q, r, m = Z.shape[1], rest.shape[1], len(starts)
     R, cross = np.zeros((q, q, m)), np.zeros((q, r, m))
@@ -150,7 +196,7 @@ class _Pass:
     ) -> np.ndarray:
         """Reduce a range of the finest groups: `rest` is left orthogonal to their orthonormal columns."""
         assert self.finest is not None
-        root, cross, own = _project_out(Z, rest, starts, np.diff(np.append(starts, len(Z))))
+        root, cross, own = project_out(Z, rest, starts, np.diff(np.append(starts, len(Z))))
         self.finest[:, : len(root), first:last] = root
         self.finest[:, len(root) :, first:last] = cross
         return own
@@ -238,6 +284,23 @@ def _level_basis(bases: Sequence[ColumnBasis]) -> ColumnBasis:
         solve=_block_diagonal([found.solve for found in bases]),
         basis=_block_diagonal([found.basis for found in bases]),
     )
+
+
+def level_bases(terms: tuple[Term, ...], by_term: Sequence[ColumnBasis], levels: int) -> list[ColumnBasis]:
+    """Coordinates of every level's columns from those of its terms.
+
+    Parameters
+    ----------
+    terms : tuple of Term
+    by_term : sequence of ColumnBasis
+        Of each term.
+    levels : int
+        Levels of the chain and factors of the root.
+    """
+    return [
+        _level_basis([found for term, found in zip(terms, by_term, strict=True) if term.level == depth])
+        for depth in range(levels)
+    ]
 
 
 def _visit_rows(
@@ -328,10 +391,7 @@ def reduce_rows(
         )
         for term in terms
     )
-    by_level = [
-        _level_basis([found for term, found in zip(terms, by_term, strict=True) if term.level == depth])
-        for depth in range(len(factors))
-    ]
+    by_level = level_bases(terms, by_term, len(factors))
     building = _Pass(groupings, len(fixed.columns.keep) + 1)
     chain = by_level[: len(groupings)]
     linking = RootPass(root, by_level[len(groupings) :], weights, building.r) if root else None
@@ -353,4 +413,5 @@ def reduce_rows(
         terms=terms,
     )
     positions += [np.arange(grouping.size) for grouping in root]
-    return Reduction(stats, compress(stats), tuple(positions), by_term, fixed)
+    design = Design(X, tuple(groupings), tuple(root), weights)
+    return Reduction(stats, compress(stats), tuple(positions), by_term, fixed, design)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import unicodedata
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 def printable(text: object) -> str:
@@ -23,6 +26,20 @@ def printable(text: object) -> str:
     return "".join(
         " " if c in "\t\n" else c for c in plain if c in "\t\n" or unicodedata.category(c) not in _HIDDEN
     )
+
+
+def user_level() -> int:
+    """`stacklevel` at which a warning points to the user's line, whatever calls lie between in this package.
+
+    Returns
+    -------
+    int
+        To be passed to ``warnings.warn`` in the function that asks.
+    """
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 class JaxMixedError(Exception):
@@ -62,3 +79,7 @@ class SingularFitWarning(JaxMixedWarning):
 
 class RankDeficientWarning(JaxMixedWarning):
     """Columns of the fixed-effects design were dropped, or are nearly collinear."""
+
+
+class InterruptedWarning(JaxMixedWarning):
+    """Work on many models was interrupted; what was finished is kept."""

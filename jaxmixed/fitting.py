@@ -24,8 +24,21 @@ _ZERO_RESIDUAL = (
 )
 
 
-def _check_within(stats: SufficientStatistics, whole: np.ndarray, method: Method) -> None:
-    """Refuse data without variation left inside the finest groups."""
+def check_within(stats: SufficientStatistics, whole: np.ndarray, method: Method) -> None:
+    """Refuse data without variation left inside the finest groups.
+
+    Parameters
+    ----------
+    stats : SufficientStatistics
+        Of every group, not compressed.
+    whole : (p + 1, p + 1) array
+        ``[X y]'[X y]``, from :func:`ungrouped`.
+    method : {"reml", "ml"}
+
+    Raises
+    ------
+    DesignError
+    """
     X, Xy = stats.total[:-1, :-1], stats.total[:-1, -1]
     coefficients, _, rank, _ = np.linalg.lstsq(X, Xy, rcond=1e-12)
     if stats.total[-1, -1] - Xy @ coefficients > 1e-24 * whole[-1, -1]:
@@ -197,7 +210,7 @@ def _search(
     reduction: Reduction, whole: np.ndarray, method: Method, max_evaluations: int
 ) -> tuple[Optimum, int]:
     """Optimum in standardised coordinates, and the evaluations it took."""
-    _check_within(reduction.stats, whole, method)
+    check_within(reduction.stats, whole, method)
     run = SingleRunner(reduction.compact, method, max_evaluations)
     found = search(run, moment_start(reduction.compact)[None]).take(0)
     _check_residual(found, whole)
@@ -311,5 +324,5 @@ def spread_columns(values: np.ndarray, keep: np.ndarray, size: int) -> np.ndarra
         return values
     axes = values.ndim - 1
     full = np.full((len(values), *(size,) * axes), np.nan)
-    full[(slice(None), *np.ix_(*[keep] * axes))] = values
+    full[np.ix_(np.arange(len(values)), *[keep] * axes)] = values
     return full

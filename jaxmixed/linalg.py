@@ -205,7 +205,7 @@ def is_positive_definite(M: np.ndarray) -> np.ndarray:
 def solve_modified(
     H: Float[Array, "k k"], g: Float[Array, " k"], floor: Float[Array, ""]
 ) -> Float[Array, " k"]:
-    """Solve ``(H + E) x = g`` with the smallest diagonal change that elimination needs to be positive definite.
+    """Solve ``(H + E) x = g`` with a diagonal E that makes the matrix positive definite.
 
     A pivot of the LDL' elimination, the largest in magnitude first, is replaced by its magnitude, and by
     `floor` where it is smaller: x'g is positive whatever the symmetric matrix H, and H is left as it is where

@@ -1,6 +1,5 @@
 """`mixed`: from a formula and a data frame to a fitted model."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,21 +7,18 @@ from typing import Any
 import numpy as np
 
 from jaxmixed import optim
+from jaxmixed.announcements import announce_verdicts
 from jaxmixed.covariance import STRUCTURES, covariance_structure
 from jaxmixed.crossproducts import Reduction, reduce_rows
 from jaxmixed.diagnosis import TermLabel
 from jaxmixed.errors import (
-    ConvergenceWarning,
     DataError,
     DesignError,
     FormulaError,
-    RankDeficientWarning,
-    SingularFitWarning,
-    printable,
 )
 from jaxmixed.estimates import Estimates
 from jaxmixed.fitting import fit
-from jaxmixed.formula import Formula, parse
+from jaxmixed.formula import parse
 from jaxmixed.frame import GroupDesign, ModelFrame, build_frame
 from jaxmixed.layout import Grouping, arrange
 from jaxmixed.results import MixedResults
@@ -30,9 +26,6 @@ from jaxmixed.statistics import Term
 
 LARGEST_MAGNITUDE = 1e37
 """Sizes of columns between its inverse and this leave room for fourth powers in float64."""
-
-NEARLY_COLLINEAR = 1e8
-"""Condition number of the scaled fixed-effects columns beyond which coefficients lose half their digits."""
 
 
 def mixed(
@@ -127,7 +120,7 @@ def mixed(
         functions=functions,
     )
     state, estimates = fit_frame(frame, method, covariance, max_iterations)
-    _warn(estimates, parsed)
+    announce_verdicts(estimates, parsed.text)
     return MixedResults(frame=frame, estimates=estimates, state=state)
 
 
@@ -263,32 +256,3 @@ def _terms(
             labels.append(TermLabel(groups[number].label, groups[number].names, number, size))
             start += q
     return groupings, terms, tuple(labels)
-
-
-def _warn(estimates: Estimates, formula: Formula) -> None:
-    """Say every bad verdict aloud; the same sentences stand at the top of the summary."""
-    checks = estimates.diagnostics
-
-    def warn(message: str, category: type[Warning]) -> None:
-        warnings.warn(printable(message), category, stacklevel=4)
-
-    if checks.rank_deficient:
-        warn(
-            f"The fixed-effects columns are linearly dependent: dropped {', '.join(checks.rank_deficient)} "
-            "(coefficient reported as NaN). The fit equals that of the model without them.",
-            RankDeficientWarning,
-        )
-    elif checks.condition_number > NEARLY_COLLINEAR:
-        warn(
-            "The fixed-effects columns are nearly collinear (condition number "
-            f"{checks.condition_number:.1g}): their coefficients may have few correct digits.",
-            RankDeficientWarning,
-        )
-    if checks.messages:
-        warn(f"The fit of {formula.text!r} may be wrong: {'; '.join(checks.messages)}.", ConvergenceWarning)
-    if checks.singular:
-        warn(
-            f"The fit is singular: {'; '.join(checks.singular_terms)}. The estimates stand, but a simpler "
-            "random part may serve.",
-            SingularFitWarning,
-        )

@@ -235,9 +235,7 @@ def advance(
         lambda taken, kept: jnp.where(accepted, taken, kept), (state.trial, new), (state.theta, state.at)
     )
     ratio = actual / jnp.maximum(state.predicted, noise)
-    settled = closer | (
-        accepted & (state.predicted <= noise)
-    )  # lost in rounding: no ratio
+    settled = closer | (accepted & (state.predicted <= noise))  # lost in rounding: no ratio
     shift = jnp.where(first, 0.0, _next_shift(state.shift, jnp.where(settled, 1.0, ratio), accepted))
 
     # Where the undamped step promises nothing, it is the last.

@@ -20,8 +20,21 @@ RESOLUTION = 2.0**-38
 rounding."""
 
 
-def _pattern_codes(level: Level) -> tuple[np.ndarray, np.ndarray]:
-    """Pattern of each entry, and the first entry of each pattern."""
+def pattern_codes(level: Level) -> tuple[np.ndarray, np.ndarray]:
+    """Find which entries of a level are alike.
+
+    Parameters
+    ----------
+    level : Level
+        One entry per group.
+
+    Returns
+    -------
+    codes : (m,) int array
+        Pattern of each entry, in order of first appearance.
+    first : (patterns,) int array
+        First entry of each pattern.
+    """
     q = level.root.shape[0]
     largest = np.maximum(np.abs(level.root).max(axis=(0, 2)), np.finfo(float).tiny)
     rounded = np.rint(level.root / (largest * RESOLUTION)[None, :, None]).astype(np.int64)
@@ -104,7 +117,7 @@ def compress(stats: SufficientStatistics) -> SufficientStatistics:
     if level.cross is None:
         return stats
     q, r, m = level.cross.shape
-    codes, first = _pattern_codes(level)
+    codes, first = pattern_codes(level)
     patterns = len(first)
     if patterns * q * r >= m or patterns > MAX_PATTERNS:
         return stats

@@ -18,9 +18,10 @@ from jaxmixed._distributions import normal_quantile
 from jaxmixed.comparison import LikelihoodRatioTest, lrtest
 from jaxmixed.errors import DataError, printable
 from jaxmixed.icc import Kind, intraclass_correlation
-from jaxmixed.inference import VarianceInference, variance_inference, variance_table
+from jaxmixed.inference import VarianceInference, VarianceParameters, variance_inference, variance_table
 from jaxmixed.plots import Beta, Plots
 from jaxmixed.predict import fitted_values, linear_predictor, predict
+from jaxmixed.replication import Replication
 from jaxmixed.tables import (
     RandomTerm,
     Scale,
@@ -43,7 +44,7 @@ _BETAS = ("known", "estimated")
 _DDF = ("none",)
 
 
-class MixedResults:
+class MixedResults(Replication):
     """A fitted linear mixed model.
 
     Parameters
@@ -199,28 +200,6 @@ class MixedResults:
         """Two-sided p-values of `tvalues`, from the normal distribution."""
         return self.coef_table()["p_value"]
 
-    def conf_int(self, level: float = 0.95) -> pd.DataFrame:
-        """Wald confidence intervals of the coefficients.
-
-        Parameters
-        ----------
-        level : float
-            Confidence level.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``conf_low`` and ``conf_high``.
-
-        Examples
-        --------
-        >>> import jaxmixed as jm
-        >>> fit = jm.mixed("weight ~ week + (1 | id)", jm.datasets.load("pig"), method="ml")
-        >>> fit.conf_int().loc["week"].round(4).tolist()
-        [6.1334, 6.2864]
-        """
-        return self.coef_table(level=level)[["conf_low", "conf_high"]]
-
     def cov_params(self) -> pd.DataFrame:
         """Covariance matrix of the coefficients, (X'V⁻¹X)⁻¹ at the estimated variances; NaN where dropped."""
         names = pd.Index(self.frame.x_names)
@@ -260,7 +239,7 @@ class MixedResults:
 
     @cached_property
     def _inference(self) -> VarianceInference:
-        return variance_inference(self.estimates)
+        return variance_inference(VarianceParameters.of(self.estimates)).model(0)
 
     @cached_property
     def _modes(self) -> tuple[np.ndarray, ...]:
@@ -477,9 +456,20 @@ class MixedResults:
         """
         return intraclass_correlation(self.frame, self.estimates, self._inference, kind, level)
 
-    def lrtest(self, other: MixedResults, *, mixture: bool = False) -> LikelihoodRatioTest:
+    def lrtest(
+        self,
+        other: MixedResults,
+        *,
+        mixture: bool = False,
+        simulate: int | None = None,
+        seed: int | None = None,
+        devices: Any = None,
+        mesh: Any = None,
+        progress: bool | None = None,
+    ) -> LikelihoodRatioTest:
         """Likelihood-ratio test against another fit; see `jaxmixed.lrtest`."""
-        return lrtest(self, other, mixture=mixture)
+        workers = {"devices": devices, "mesh": mesh, "progress": progress}
+        return lrtest(self, other, mixture=mixture, simulate=simulate, seed=seed, **workers)
 
     # Tables and plots
 

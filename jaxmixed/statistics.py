@@ -313,3 +313,30 @@ def pad(stats: SufficientStatistics) -> SufficientStatistics:
         if own is not None
     ]
     return replace(stats, levels=tuple(linked), root=_pad_root(stats.root, width))
+
+
+def pad_alike(many: Sequence[SufficientStatistics]) -> list[SufficientStatistics]:
+    """Pad the levels of data sets of one structure to common sizes, so that they can stand side by side.
+
+    Parameters
+    ----------
+    many : sequence of SufficientStatistics
+        Host arrays without a root, with the same terms and the same number of levels, all compressed or none.
+
+    Returns
+    -------
+    list of SufficientStatistics
+        Of equal shapes.
+    """
+    depth = len(many[0].levels)
+    sizes = [grid_size(max(len(stats.levels[d].count) for stats in many)) for d in range(depth)]
+    return [
+        replace(
+            stats,
+            levels=tuple(
+                _pad_level(level, m, sizes[d + 1 :])
+                for d, (level, m) in enumerate(zip(stats.levels, sizes, strict=True))
+            ),
+        )
+        for stats in many
+    ]

@@ -183,7 +183,7 @@ def assert_same(found: Evaluation, expected: Evaluation) -> None:
         ("two intercepts", "ml", False),
         ("two intercepts", "reml", True),
         ("vectors on both sides", "ml", True),
-        ("three levels beside two factors", "reml", False),
+        pytest.param("three levels beside two factors", "reml", False, marks=pytest.mark.slow),
     ],
 )
 def test_the_closed_forms_are_the_derivatives_of_the_dense_density(

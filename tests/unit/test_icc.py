@@ -10,7 +10,7 @@ import pytest
 
 import jaxmixed as jm
 from jaxmixed.icc import intraclass_correlation
-from jaxmixed.inference import variance_inference
+from jaxmixed.inference import VarianceParameters, variance_inference
 from tests.support.fits import fit, sleepstudy
 
 
@@ -107,7 +107,8 @@ def test_crossed_groupings_have_shares_only() -> None:
     outer, inner = sorted(found.frame.groups, key=lambda group: len(group.levels))
     crossed = replace(outer, codes=np.arange(found.nobs) % len(outer.levels), label="school")
     groups = tuple(crossed if group is outer else inner for group in found.frame.groups)
-    frame, inference = replace(found.frame, groups=groups), variance_inference(found.estimates)
+    frame = replace(found.frame, groups=groups)
+    inference = variance_inference(VarianceParameters.of(found.estimates)).model(0)
     terms = tuple(
         replace(t, group="school" if t.group == "schoolid" else t.group) for t in found.estimates.terms
     )

@@ -1,6 +1,7 @@
 """Standard errors of variance parameters against the numerical Hessian of the dense likelihood."""
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,16 @@ import pandas as pd
 import pytest
 
 import jaxmixed as jm
-from jaxmixed.inference import VarianceInference, parameter_covariance, variance_inference, variance_table
+from jaxmixed.covariance import covariance_structure
+from jaxmixed.estimates import Estimates
+from jaxmixed.inference import (
+    VarianceInference,
+    VarianceParameters,
+    parameter_covariance,
+    variance_inference,
+    variance_table,
+    variance_tables,
+)
 from tests.support.dense import Array, Block, DenseModel
 from tests.support.fits import fit, quietly
 
@@ -41,13 +51,17 @@ MODELS: dict[str, tuple[str, str | None]] = {
 }
 
 
+def inference_of(found: jm.MixedResults) -> VarianceInference:
+    return variance_inference(VarianceParameters.of(found.estimates)).model(0)
+
+
 @cache
 def fitted(name: str, method: str) -> tuple[jm.MixedResults, VarianceInference]:
     formula, covariance = MODELS[name]
     found = quietly(formula, data(), method=method, covariance=covariance, weights="w")
     assert found.converged
     assert not found.is_singular
-    return found, variance_inference(found.estimates)
+    return found, inference_of(found)
 
 
 def dense_model(found: jm.MixedResults) -> DenseModel:
@@ -179,7 +193,7 @@ def test_parameters_are_listed_columnwise_term_by_term() -> None:
 
 def test_the_covariance_of_the_parameters_is_symmetric_and_positive_definite() -> None:
     found, _ = fitted("two levels", "ml")
-    C = parameter_covariance(found.estimates)
+    (C,) = parameter_covariance(VarianceParameters.of(found.estimates))
     assert C.shape == (5, 5)
     np.testing.assert_allclose(C, C.T, rtol=1e-10)
     assert np.linalg.eigvalsh(C)[0] > 0
@@ -190,7 +204,7 @@ def test_balanced_one_way_standard_errors_have_their_closed_form() -> None:
     rng = np.random.default_rng(1)
     y = rng.normal(size=(m, k)) + rng.normal(size=(m, 1))
     found = quietly("y ~ 1 + (1 | g)", pd.DataFrame({"y": y.ravel(), "g": np.repeat(np.arange(m), k)}))
-    vi = variance_inference(found.estimates)
+    vi = inference_of(found)
     within = found.sigma**2
     between = within + k * found.estimates.terms[0].cov[0, 0]
     # Two independent mean squares with m (k - 1) and m - 1 degrees of freedom.
@@ -213,7 +227,7 @@ def zero_variance() -> jm.MixedResults:
 
 def test_a_zero_variance_has_no_standard_error_and_the_residual_that_of_the_linear_model() -> None:
     found = zero_variance()
-    vi = variance_inference(found.estimates)
+    vi = inference_of(found)
     assert vi.on_boundary.tolist() == [True, False]
     assert vi.values[0] == 0
     for covariance in (vi.covariance, vi.sd_corr_covariance, vi.log_covariance):
@@ -240,7 +254,7 @@ def perfectly_correlated() -> jm.MixedResults:
 
 def test_a_correlation_of_one_has_no_standard_error_and_the_variances_keep_theirs() -> None:
     found = perfectly_correlated()
-    vi = variance_inference(found.estimates)
+    vi = inference_of(found)
     assert vi.on_boundary.tolist() == [False, True, False, False]
     assert vi.sd_corr[1] == pytest.approx(1.0, abs=1e-12)
     assert abs(vi.sd_corr[1]) <= 1
@@ -252,7 +266,7 @@ def test_a_correlation_of_one_has_no_standard_error_and_the_variances_keep_their
 
 def test_tables_on_the_boundary_have_nan_and_raise_no_warning() -> None:
     for found in (zero_variance(), perfectly_correlated()):
-        vi = variance_inference(found.estimates)
+        vi = inference_of(found)
         table = pd.DataFrame(variance_table(vi, found.estimates))
         held = vi.on_boundary
         assert table.loc[held, "sd_or_corr_std_error"].isna().all()
@@ -265,7 +279,7 @@ def test_tables_on_the_boundary_have_nan_and_raise_no_warning() -> None:
 
 
 def table(found: jm.MixedResults, **options: Any) -> pd.DataFrame:
-    return pd.DataFrame(variance_table(variance_inference(found.estimates), found.estimates, **options))
+    return pd.DataFrame(variance_table(inference_of(found), found.estimates, **options))
 
 
 def test_the_table_has_the_columns_of_the_contract_and_the_residual_last() -> None:
@@ -316,7 +330,7 @@ def test_common_variances_are_named_by_all_their_effects() -> None:
 def test_sleepstudy_by_maximum_likelihood_has_published_standard_errors() -> None:
     """Against profile curvature by finite differences of the fit's own criterion at a coarse step."""
     found = fit("sleepstudy", "Reaction ~ Days + (Days | Subject)", "ml")
-    vi = variance_inference(found.estimates)
+    vi = inference_of(found)
     d = jm.datasets.load("sleepstudy")
     Z = np.column_stack([np.ones(180), d["Days"]])
     model = DenseModel(
@@ -329,3 +343,238 @@ def test_sleepstudy_by_maximum_likelihood_has_published_standard_errors() -> Non
 
     expected = np.linalg.inv(-numerical_hessian(loglik, transformed(found, vi)))
     close(vi.log_covariance, expected)
+
+
+# Many models
+
+SAME_ALONE = 1e-12
+"""Relative: a model in a batch goes through the same operations as alone."""
+
+
+def together(estimates: list[Estimates]) -> VarianceParameters:
+    """Models of one structure as a batch; each has columns of its own."""
+    single = [VarianceParameters.of(found) for found in estimates]
+    return VarianceParameters(
+        hessian=np.concatenate([found.hessian for found in single]),
+        log_rss_gradient=np.concatenate([found.log_rss_gradient for found in single]),
+        free=np.concatenate([found.free for found in single]),
+        determined=np.concatenate([found.determined for found in single]),
+        df=np.concatenate([found.df for found in single]),
+        sigma=np.concatenate([found.sigma for found in single]),
+        covariances=single[0].covariances,
+        standard=tuple(
+            np.concatenate(parts) for parts in zip(*(found.standard for found in single), strict=True)
+        ),
+        frames=tuple(np.stack(parts) for parts in zip(*(found.frames for found in single), strict=True)),
+    )
+
+
+def with_standard(found: Estimates, *standard: float) -> Estimates:
+    """The estimates of one term with other parameters, and those that they hold on the boundary."""
+    (term,), theta = found.terms, np.array(standard)
+    return replace(found, terms=(replace(term, standard=theta),), free=~term.covariance.on_boundary(theta))
+
+
+def flattened(found: Estimates, *direction: float) -> Estimates:
+    """The estimates with a Hessian without curvature along a direction."""
+    v = np.array(direction)
+    slope = found.hessian @ v
+    return replace(found, hessian=found.hessian - np.outer(slope, slope) / (v @ slope))
+
+
+@cache
+def differing() -> dict[str, Estimates]:
+    ordinary = fitted("slope", "reml")[0].estimates
+    nothing = np.full((3, 3), np.nan)
+    return {
+        "not finite": replace(ordinary, hessian=nothing),
+        "ordinary": ordinary,
+        "by ML": fitted("slope", "ml")[0].estimates,
+        "infinite": replace(ordinary, log_rss_gradient=np.array([1e200, 0, 0])),
+        "correlation of one": perfectly_correlated().estimates,
+        "no slope": with_standard(ordinary, 0.7, 0.0, 0.0),
+        "one direction": with_standard(ordinary, 0.0, 0.0, 0.4),
+        "neither": with_standard(ordinary, 0.0, 0.0, 0.0),
+        "flat": flattened(ordinary, 0.0, 1.0, -1.0),
+        "no minimum": replace(
+            ordinary, hessian=ordinary.hessian - 2 * np.diag(np.diagonal(ordinary.hessian))
+        ),
+        "undetermined": replace(ordinary, determined=np.array([True, False, True])),
+        "not fitted": replace(
+            with_standard(ordinary, *[np.nan] * 3),
+            hessian=nothing,
+            sigma=np.nan,
+            free=np.zeros(3, dtype=bool),
+        ),
+    }
+
+
+def test_each_of_many_models_has_the_inference_that_it_has_alone() -> None:
+    models = differing()
+    batch = variance_inference(together(list(models.values())))
+    assert batch.values.shape == (len(models), 4)
+    for number, found in enumerate(models.values()):
+        alone = variance_inference(VarianceParameters.of(found))
+        for field in fields(VarianceInference)[1:]:
+            expected = vars_of(alone)[field.name][0]
+            np.testing.assert_allclose(vars_of(batch)[field.name][number], expected, rtol=SAME_ALONE)
+        assert batch.model(number).index == alone.index == batch.index
+
+
+def vars_of(vi: VarianceInference) -> dict[str, Array]:
+    return {
+        "values": vi.values,
+        "covariance": vi.covariance,
+        "sd_corr": vi.sd_corr,
+        "sd_corr_covariance": vi.sd_corr_covariance,
+        "log_covariance": vi.log_covariance,
+        "on_boundary": vi.on_boundary,
+    }
+
+
+def test_models_among_unlike_ones_agree_with_the_dense_likelihood() -> None:
+    models = differing()
+    batch = variance_inference(together(list(models.values())))
+    for name, method in (("ordinary", "reml"), ("by ML", "ml")):
+        close(batch.log_covariance[list(models).index(name)], oracle("slope", method))
+
+
+def test_what_is_wrong_with_a_model_decides_which_standard_errors_it_lacks() -> None:
+    models = differing()
+    batch = variance_inference(together(list(models.values())))
+    known = {name: ~np.isnan(np.diagonal(batch.covariance[n])) for n, name in enumerate(models)}
+    # Intercept, their covariance, slope, residual.
+    assert known["ordinary"].all()
+    assert known["correlation of one"].all()
+    assert known["no slope"].tolist() == [True, False, False, True]
+    assert known["one direction"].all()
+    assert known["neither"].tolist() == [False, False, False, True]
+    for name in ("not finite", "infinite", "not fitted"):
+        assert not known[name].any()
+    at = list(models).index("not fitted")
+    assert np.isnan(batch.values[at]).all()
+    assert np.isnan(batch.sd_corr[at]).all()
+    assert not batch.on_boundary[at].any()
+    assert np.isnan(batch.log_covariance[at]).all()
+    held = dict(zip(models, batch.on_boundary.tolist(), strict=True))
+    assert held["ordinary"] == held["flat"] == held["not finite"] == [False] * 4
+    assert held["correlation of one"] == held["one direction"] == [False, True, False, False]
+    assert held["no slope"] == [False, True, True, False]
+    assert held["neither"] == [True, True, True, False]
+
+
+def test_columns_common_to_all_models_are_given_once() -> None:
+    found = fitted("slope", "reml")[0].estimates
+    each_own = together([found, with_standard(found, 0.7, -0.2, 0.3)])
+    common = replace(each_own, frames=tuple(term.frame for term in found.terms))
+    expected, shared = variance_inference(each_own), variance_inference(common)
+    np.testing.assert_allclose(shared.covariance, expected.covariance, rtol=SAME_ALONE)
+    np.testing.assert_allclose(shared.values, expected.values, rtol=SAME_ALONE)
+
+
+def test_the_tables_of_many_models_are_those_of_each() -> None:
+    models = differing()
+    tables = variance_tables(variance_inference(together(list(models.values()))), level=0.9)
+    for number, found in enumerate(models.values()):
+        alone = variance_inference(VarianceParameters.of(found)).model(0)
+        rows = variance_table(alone, found, level=0.9)
+        assert set(rows) == {"group", "effect", "effect2", *tables}
+        for name, columns in tables.items():
+            np.testing.assert_allclose(columns[number], np.array(rows[name]), rtol=SAME_ALONE)
+
+
+def parameters(hessian: Array, gradient: Array, free: Array, determined: Array, df: Array) -> Any:
+    """Optima as `parameter_covariance` reads them: without terms."""
+    return VarianceParameters(hessian, gradient, free, determined, df, np.ones(len(df)), (), (), ())
+
+
+@pytest.mark.parametrize("k", [0, 1, 3, 8, 100])
+def test_the_covariance_of_the_parameters_is_twice_the_inverse_hessian_of_those_that_are_free(
+    k: int,
+) -> None:
+    rng = np.random.default_rng(k)
+    B = 7
+    root = rng.normal(size=(B, k, 2 * k + 1))
+    H, u, df = root @ root.swapaxes(1, 2), 0.1 * rng.normal(size=(B, k)), rng.integers(5, 50, B)
+    free, determined = rng.random((B, k)) < 0.8, rng.random((B, k)) < 0.9
+    found = parameter_covariance(parameters(H, u, free, determined, df))
+    for b in range(B):
+        # In (theta, log sigma), from the gradient of 2 df log sigma + rss / sigma**2 at the optimum.
+        full = np.block(
+            [
+                [H[b] + df[b] * np.outer(u[b], u[b]), -2 * df[b] * u[b][:, None]],
+                [-2 * df[b] * u[b][None], np.array([[4.0 * df[b]]])],
+            ]
+        )
+        keep = np.append(free[b] & determined[b], True)
+        expected = np.zeros((k + 1, k + 1))
+        expected[np.ix_(keep, keep)] = 2 * np.linalg.inv(full[np.ix_(keep, keep)])
+        unknown = np.flatnonzero(free[b] & ~determined[b])
+        expected[unknown, unknown] = np.nan
+        np.testing.assert_allclose(found[b], expected, rtol=1e-9, atol=1e-13)
+
+
+def test_a_flat_direction_takes_the_standard_errors_of_what_it_moves_in_its_model_only() -> None:
+    # The first two parameters have unit curvatures and a smallest eigenvalue e; the third stands alone.
+    smallest = np.array([1e-3, 2e-8, 0.5e-8, 0.0, -0.1, 0.5])
+    H = np.zeros((6, 3, 3))
+    H[:, 0, 0] = H[:, 1, 1] = 1
+    H[:, 0, 1] = H[:, 1, 0] = 1 - smallest
+    H[:, 2, 2] = 8
+    every = np.ones((6, 3), dtype=bool)
+    found = parameter_covariance(parameters(H, np.zeros((6, 3)), every, every, np.full(6, 10)))
+    for e, C in zip(smallest, found, strict=True):
+        assert C[2, 2] == pytest.approx(2 / 8)
+        assert C[3, 3] == pytest.approx(2 / 40)
+        assert C[2, 3] == pytest.approx(0, abs=1e-12)
+        if e < 1e-8:
+            assert np.isnan(C[:2]).all()
+            assert np.isnan(C[:, :2]).all()
+            continue
+        inverse = np.array([[1, e - 1], [e - 1, 1]]) / (e * (2 - e))
+        np.testing.assert_allclose(C[:2, :2], 2 * inverse, rtol=1e-6)
+
+
+def test_hessians_beyond_numbers_give_nan_without_a_warning_and_spare_their_neighbours() -> None:
+    H = np.tile(np.diag([2.0, 4.0]), (7, 1, 1))
+    H[0, 0, 0] = np.nan
+    H[1, 1, 1] = np.inf
+    H[2] = np.diag([1e308, 1e308])
+    H[3, 0, 1] = H[3, 1, 0] = -np.inf
+    H[4] *= 0
+    H[5, 0, 0] = -np.inf
+    every = np.ones((7, 2), dtype=bool)
+    u = np.zeros((7, 2))
+    u[2] = 1e308
+    found = parameter_covariance(parameters(H, u, every, every, np.full(7, 5)))
+    for lost in (0, 1, 2, 3, 5):
+        assert np.isnan(found[lost]).all()
+    assert np.isnan(found[4, :2, :2]).all()
+    assert found[4, 2, 2] == pytest.approx(2 / 20)
+    np.testing.assert_allclose(found[6], np.diag([1.0, 0.5, 0.1]), rtol=1e-14)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_linear_models_have_a_residual_variance_only(count: int) -> None:
+    none = np.zeros((count, 0))
+    df, sigma = np.arange(10, 10 + count), np.linspace(1, 2, count)
+    batch = variance_inference(
+        VarianceParameters(np.zeros((count, 0, 0)), none, none > 0, none > 0, df, sigma, (), (), ())
+    )
+    assert batch.index == ((-1, 0, 0),)
+    np.testing.assert_allclose(batch.values[:, 0], sigma**2)
+    np.testing.assert_allclose(batch.covariance[:, 0, 0], 2 * sigma**4 / df)
+    np.testing.assert_allclose(batch.log_covariance[:, 0, 0], 1 / (2 * df))
+
+
+def test_no_models_at_all_give_empty_arrays() -> None:
+    structure = covariance_structure("unstructured", 2)
+    none = np.zeros((0, 3))
+    batch = variance_inference(
+        VarianceParameters(
+            *(np.zeros((0, 3, 3)), none, none > 0, none > 0, np.zeros(0), np.zeros(0)),
+            *((structure,), (none,), (np.eye(2),)),
+        )
+    )
+    assert batch.covariance.shape == (0, 4, 4)
+    assert variance_tables(batch)["conf_low"].shape == (0, 4)

@@ -295,9 +295,9 @@ def test_variance_inference_is_computed_once(monkeypatch: pytest.MonkeyPatch) ->
     made = MixedResults(frame=source.frame, estimates=source.estimates, state=source.state)
     calls = []
 
-    def counted(estimates: object) -> object:
-        calls.append(estimates)
-        return inference.variance_inference(source.estimates)
+    def counted(parameters: inference.VarianceParameters) -> inference.VarianceInference:
+        calls.append(parameters)
+        return inference.variance_inference(parameters)
 
     monkeypatch.setattr("jaxmixed.results.variance_inference", counted)
     made.summary()

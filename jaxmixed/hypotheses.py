@@ -1,0 +1,287 @@
+"""Hypotheses about the parameters of one model, and the tests that many fits of it can make of them.
+
+`KINDS` lists the tests by name. A test is a function of the fits (estimates of all models, and those of the
+reduced model where the test needs it) that gives one p-value for each; a further one is one more line there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from jaxmixed._distributions import chi2_p_values
+from jaxmixed.comparison import _LR_ROUNDING, Fit, _nesting
+from jaxmixed.crossproducts import Reduction
+from jaxmixed.errors import DataError, DesignError, printable
+from jaxmixed.frame import ModelFrame
+from jaxmixed.many_estimates import ManyEstimates
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hypothesis:
+    """What is tested: that some coefficients are zero, or that a smaller model is true.
+
+    Attributes
+    ----------
+    label : str
+    columns : tuple of int
+        Fixed effects that are zero under it, by position.
+    reduced : ModelFrame or None
+        The model under it, where the test fits that, too.
+    more_effects : int
+        Random effects of a group that it sets to zero.
+    """
+
+    label: str
+    columns: tuple[int, ...]
+    reduced: ModelFrame | None = None
+    more_effects: int = 0
+
+
+class Evidence(NamedTuple):
+    """Fits of many responses to one design.
+
+    Attributes
+    ----------
+    full : ManyEstimates
+    reduced : ManyEstimates or None
+        Of the model under the hypothesis.
+    reduction : Reduction
+        The design of the full model.
+    """
+
+    full: ManyEstimates
+    reduced: ManyEstimates | None
+    reduction: Reduction
+
+
+class KindOfTest(NamedTuple):
+    """A kind of test.
+
+    Attributes
+    ----------
+    title : str
+    fits_reduced : bool
+        Whether it needs fits of the model under the hypothesis.
+    p_values : callable
+        ``p_values(evidence, hypothesis)`` gives one for each model; NaN where there are no estimates.
+    """
+
+    title: str
+    fits_reduced: bool
+    p_values: Callable[[Evidence, Hypothesis], np.ndarray]
+
+
+def wald(evidence: Evidence, hypothesis: Hypothesis) -> np.ndarray:
+    """P-values of b'C⁻¹b against the chi-squared distribution: of z against the normal for one coefficient.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    hypothesis : Hypothesis
+
+    Returns
+    -------
+    (m,) array
+    """
+    tested = list(hypothesis.columns)
+    beta = evidence.full.beta[:, tested]
+    cov = evidence.full.cov_beta[:, tested][:, :, tested]
+    scale = np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
+    p_values = np.full(len(beta), np.nan)
+    good = np.isfinite(beta).all(axis=1) & np.isfinite(scale).all(axis=1) & (scale > 0).all(axis=1)
+    scale, z = scale[good], beta[good] / scale[good]
+    correlation = cov[good] / (scale[:, :, None] * scale[:, None, :])
+    statistic = np.einsum("mi,mi->m", z, np.linalg.solve(correlation, z[:, :, None])[:, :, 0])
+    p_values[good] = chi2_p_values(statistic, np.array(len(tested)))
+    return p_values
+
+
+def likelihood_ratio(evidence: Evidence, hypothesis: Hypothesis) -> np.ndarray:
+    """P-values of likelihood ratios, by the distributions of :func:`jaxmixed.comparison.lrtest`.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        With the reduced fits.
+    hypothesis : Hypothesis
+
+    Returns
+    -------
+    (m,) array
+    """
+    full, reduced = evidence.full, evidence.reduced
+    if reduced is None:
+        raise ValueError("a likelihood ratio needs the fits of the reduced model")
+    df = full.num_params - reduced.num_params
+    statistic = 2 * (full.llf - reduced.llf)
+    zero = statistic <= _LR_ROUNDING * np.maximum(1.0, np.abs(full.llf))
+    p_values = chi2_p_values(np.where(zero, 0.0, statistic), df)
+    if hypothesis.more_effects:  # one variance alone: an equal mixture of zero and chi2(1)
+        p_values = np.where(df == 1, np.where(zero, 1.0, 0.5 * p_values), p_values)
+    return p_values
+
+
+KINDS = {
+    "wald": KindOfTest("Wald test (normal, chi-squared)", False, wald),
+    "lr": KindOfTest("likelihood-ratio test", True, likelihood_ratio),
+}
+"""The kinds of tests, by the names that users call them."""
+
+
+def kind_of(kind: Any) -> KindOfTest:
+    """The kind of test with a name.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+
+    Examples
+    --------
+    >>> kind_of("lr").title
+    'likelihood-ratio test'
+    """
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise DataError(f"kind={kind!r} is no test; choose one of {', '.join(map(repr, KINDS))}")
+    return KINDS[kind]
+
+
+def coefficients_hypothesis(frame: ModelFrame, test: Any, kind: KindOfTest) -> Hypothesis:
+    """The hypothesis that coefficients, named one by one or by their terms, are zero.
+
+    Parameters
+    ----------
+    frame : ModelFrame
+    test : str, list of str, or None
+        None stands for the only coefficient beside the intercept.
+    kind : KindOfTest
+
+    Returns
+    -------
+    Hypothesis
+
+    Raises
+    ------
+    DataError
+        Naming what the model does not have, and what it has.
+
+    Examples
+    --------
+    >>> from jaxmixed.frame import build_frame
+    >>> frame = build_frame("y ~ f", {"y": [1.0, 2.0, 4.0, 3.0, 5.0, 9.0], "f": list("aabbcc")})
+    >>> coefficients_hypothesis(frame, "f", KINDS["wald"]).columns
+    (1, 2)
+    """
+    if test is None:
+        names = [name for name, term in zip(frame.x_names, frame.x_assign, strict=True) if term > 0]
+        if len(names) != 1:
+            raise DataError(f"test= must say what is tested: {_choices(frame)}")
+        test = names[0]
+    given = [test] if isinstance(test, str) else test
+    good = isinstance(given, list | tuple) and given and all(isinstance(name, str) for name in given)
+    if not good:
+        raise DataError(f"test={test!r} must be a coefficient or a list of them: {_choices(frame)}")
+    columns: dict[int, None] = {}
+    for name in given:
+        found = _columns(frame, name)
+        if not found:
+            raise DataError(
+                f"test={test!r}: the model has no fixed effect {name!r}; choose {_choices(frame)}"
+            )
+        columns.update(dict.fromkeys(found))
+    tested = tuple(sorted(columns))
+    reduced = _without(frame, tested) if kind.fits_reduced else None
+    return Hypothesis(", ".join(given), tested, reduced)
+
+
+def nested_hypothesis(frame: ModelFrame, smaller: ModelFrame, kind: KindOfTest, text: str = "") -> Hypothesis:
+    """The hypothesis that a smaller model of the same rows is true.
+
+    Parameters
+    ----------
+    frame, smaller : ModelFrame
+    kind : KindOfTest
+    text : str, optional
+        What the user wrote; by default the smaller model's formula.
+
+    Returns
+    -------
+    Hypothesis
+
+    Raises
+    ------
+    DataError
+        If the models do not use the same rows.
+    DesignError
+        If it is no special case, or the kind of test cannot compare the two.
+
+    Examples
+    --------
+    >>> from jaxmixed.frame import build_frame
+    >>> data = {"y": [1.0, 2.0, 4.0, 3.0, 5.0, 9.0], "x": [1, 2, 1, 3, 2, 1], "g": [1, 1, 2, 2, 3, 3]}
+    >>> large, small = build_frame("y ~ x + (1 | g)", data), build_frame("y ~ x", data)
+    >>> nested_hypothesis(large, small, KINDS["lr"]).more_effects
+    1
+    """
+    text = text or smaller.formula.text
+    if not np.array_equal(frame.kept, smaller.kept):
+        raise DataError(
+            f"test={text!r} uses {len(smaller.y)} rows and the model {len(frame.y)}, because columns have"
+            " missing values; drop these rows first"
+        )
+    nesting = _nesting(_unfitted(smaller), _unfitted(frame))
+    if nesting.obstacle:
+        raise DesignError(f"test={text!r} is no special case of the model: {nesting.obstacle}")
+    columns = tuple(j for j, name in enumerate(frame.x_names) if name not in smaller.x_names)
+    same_random = len(smaller.groups) == len(frame.groups) and nesting.more_effects == 0
+    if not kind.fits_reduced and not (
+        same_random and len(columns) + len(smaller.x_names) == len(frame.x_names)
+    ):
+        raise DesignError(
+            f"test={text!r} differs from the model by more than coefficients, which a {kind.title} cannot"
+            ' test; use kind="lr"'
+        )
+    return Hypothesis(text, columns, smaller if kind.fits_reduced else None, nesting.more_effects)
+
+
+def _columns(frame: ModelFrame, name: str) -> list[int]:
+    """Columns of a coefficient, or of a term, with this name."""
+    if name in frame.x_names:
+        return [frame.x_names.index(name)]
+    if name not in frame.term_labels:
+        return []
+    number = frame.term_labels.index(name) + 1
+    return [j for j, term in enumerate(frame.x_assign) if term == number]
+
+
+def _choices(frame: ModelFrame) -> str:
+    """What can be tested, for an error message."""
+    terms = [label for label in frame.term_labels if label not in frame.x_names]
+    text = f"coefficients {', '.join(repr(printable(name)) for name in frame.x_names)}"
+    return text + (f"; terms {', '.join(repr(printable(label)) for label in terms)}" if terms else "")
+
+
+def _without(frame: ModelFrame, columns: tuple[int, ...]) -> ModelFrame:
+    """The frame without some of its fixed effects."""
+    others = [j for j in range(len(frame.x_names)) if j not in columns]
+    return replace(
+        frame,
+        X=np.ascontiguousarray(frame.X[:, others]),
+        x_names=tuple(frame.x_names[j] for j in others),
+        x_assign=tuple(frame.x_assign[j] for j in others),
+    )
+
+
+def _unfitted(frame: ModelFrame) -> Fit:
+    """What a comparison needs of a fit, without one."""
+    terms = [
+        SimpleNamespace(frame_index=i, structure=group.structure, group=group.label, names=group.names)
+        for i, group in enumerate(frame.groups)
+    ]
+    estimates = SimpleNamespace(beta=np.zeros(len(frame.x_names)), terms=terms)
+    return cast(Fit, SimpleNamespace(frame=frame, estimates=estimates))

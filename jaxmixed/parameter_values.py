@@ -1,0 +1,115 @@
+"""All parameters of a model in one row of numbers: coefficients, then variance parameters on two scales."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxmixed.inference import VarianceInference, VarianceParameters, variance_inference, variance_labels
+from jaxmixed.many_estimates import ManyEstimates
+from jaxmixed.resampling import Fitted
+
+
+class Parameters(NamedTuple):
+    """The parameters of a model, in the order of all tables.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Coefficients; then ``sd(x | group)`` and ``corr(x, z | group)``; then ``var`` and ``cov``.
+    kinds : tuple of str
+        "fixed", "sd", "corr", "var" or "cov".
+    groups : tuple of str
+        Grouping, "" of a coefficient.
+    """
+
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    def places(self, *kinds: str) -> np.ndarray:
+        """Positions of the parameters of some kinds."""
+        return np.flatnonzero(np.isin(self.kinds, kinds))
+
+
+def parameters_of(fit: Fitted) -> Parameters:
+    """Names of all parameters of a fit.
+
+    Examples
+    --------
+    >>> import jaxmixed as jm
+    >>> fit = jm.mixed("Reaction ~ Days + (1 | Subject)", jm.datasets.load("sleepstudy"))
+    >>> parameters_of(fit).names[:4]
+    ('(Intercept)', 'Days', 'sd((Intercept) | Subject)', 'sd(Residual)')
+    """
+    names, kinds = list(fit.frame.x_names), ["fixed"] * len(fit.frame.x_names)
+    groups = [""] * len(names)
+    terms = fit.estimates.terms
+    index = [(t, i, j) for t, term in enumerate(terms) for i, j in term.covariance.elements()]
+    labels = variance_labels(
+        (*index, (-1, 0, 0)), [(term.group, term.names, term.structure) for term in terms]
+    )
+    for one, other in (("sd", "corr"), ("var", "cov")):
+        for group, first, second in zip(*labels.values(), strict=True):
+            kind = one if second is None else other
+            effects = group if first is None else first if second is None else f"{first}, {second}"
+            names.append(f"{kind}({effects})" if first is None else f"{kind}({effects} | {group})")
+            kinds.append(kind)
+            groups.append(str(group))
+    return Parameters(tuple(names), tuple(kinds), tuple(groups))
+
+
+@np.errstate(all="ignore")
+def variance_values(found: ManyEstimates) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviations and correlations (m, P), variances and covariances (m, P); the residual's last."""
+    relative = []
+    for covariance, standard, frame in zip(
+        found.covariances, found.split(found.standard), found.frames, strict=True
+    ):
+        root = frame @ np.tensordot(standard, covariance.jacobian(standard), axes=1)
+        rows = np.array(covariance.elements())
+        G = root @ np.swapaxes(root, 1, 2)
+        i, j = rows.T
+        relative.append(np.stack([G[:, i, j], G[:, i, i], G[:, j, j]]))
+        relative[-1][0, :, i == j] = relative[-1][1, :, i == j]
+    whole = np.concatenate([*relative, np.ones((3, len(found), 1))], axis=2)
+    diagonal = np.array([i == j for c in found.covariances for i, j in c.elements()] + [True])
+    sigma = found.sigma[:, None]
+    product = np.sqrt(whole[1] * whole[2])
+    corr = np.where(product > 0, np.clip(whole[0] / product, -1.0, 1.0), np.nan)
+    return np.where(diagonal, sigma * np.sqrt(whole[0]), corr), sigma**2 * whole[0]
+
+
+def all_values(found: ManyEstimates) -> np.ndarray:
+    """Values of all parameters, (m, P)."""
+    return np.concatenate([found.beta, *variance_values(found)], axis=1)
+
+
+def scaled_errors(inference: VarianceInference) -> np.ndarray:
+    """Standard errors of log standard deviations and atanh correlations, and of variances, (m, 2 P)."""
+    return np.sqrt(
+        np.concatenate(
+            [
+                np.einsum("bii->bi", inference.log_covariance),
+                np.einsum("bii->bi", inference.covariance),
+            ],
+            axis=1,
+        )
+    )
+
+
+def variance_errors(found: ManyEstimates) -> np.ndarray:
+    """`scaled_errors` of many models."""
+    parameters = VarianceParameters(
+        hessian=found.hessian,
+        log_rss_gradient=found.log_rss_gradient,
+        free=found.free,
+        determined=found.determined,
+        df=found.df,
+        sigma=found.sigma,
+        covariances=found.covariances,
+        standard=tuple(found.split(found.standard)),
+        frames=found.frames,
+    )
+    return scaled_errors(variance_inference(parameters))
