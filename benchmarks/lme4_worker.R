@@ -2,11 +2,17 @@
 # Reads lines from standard input:
 #   load <tab> CSV <tab> FORMULA <tab> REML <tab> FACTORS    answers "ready <version of lme4>"; FACTORS by commas
 #   fit                          answers "fitted <log-likelihood> <evaluations> <seconds> <MB>"
-# Seconds are of lmer() alone; MB is the memory that the first fit added at its peak. What fails answers
-# "error <message>".
+#   responses <tab> FILE <tab> ROWS   reads responses, one after the other, as doubles; answers "responses <count>"
+#   refit <tab> FIRST <tab> LIMIT     refit() of the responses from FIRST (1, 2, ...) on, until LIMIT seconds are over;
+#   fresh <tab> FIRST <tab> LIMIT     lmer() of them; both answer "refitted <seconds> <count> <theta of each>"
+#   boot <tab> COUNT <tab> SEED <tab> CORES <tab> NAME   bootMer() with percentile intervals; answers
+#                                     "booted <seconds> <limits of the coefficient NAME>"
+# Seconds are of lmer() alone (of the loop, for many); MB is the memory that the first fit added at its peak. What
+# fails answers "error <message>". Many fits are made without the derivatives that lme4 checks convergence with.
 suppressPackageStartupMessages(library(lme4))
 input <- file("stdin", open = "r")
-data <- formula <- reml <- before <- added <- NULL
+data <- formula <- reml <- before <- added <- responses <- fitted <- NULL
+without_derivatives <- lmerControl(calc.derivs = FALSE)
 
 megabytes <- function(field) {
   if (!file.exists("/proc/self/status")) return(NA)
@@ -39,10 +45,62 @@ fit <- function() {
   paste(c("fitted", vapply(numbers, format, "", digits = 17)), collapse = " ")
 }
 
+quietly <- function(expression) suppressWarnings(suppressMessages(expression))
+
+base <- function() {
+  if (is.null(fitted)) fitted <<- quietly(lmer(formula, data, REML = reml, control = without_derivatives))
+  fitted
+}
+
+read_responses <- function(parts) {
+  rows <- as.integer(parts[3])
+  responses <<- matrix(readBin(parts[2], "double", file.size(parts[2]) / 8), rows)
+  paste("responses", ncol(responses))
+}
+
+one_by_one <- function(parts, fit_one) {
+  base()
+  limit <- as.numeric(parts[3])
+  found <- list()
+  began <- proc.time()[[3]]
+  for (j in as.integer(parts[2]):ncol(responses)) {
+    found[[length(found) + 1]] <- getME(fit_one(responses[, j]), "theta")
+    if (proc.time()[[3]] - began >= limit) break
+  }
+  seconds <- proc.time()[[3]] - began
+  paste(c("refitted", seconds, length(found), vapply(unlist(found), format, "", digits = 17)), collapse = " ")
+}
+
+refit_one <- function(y) quietly(refit(base(), newresp = y))
+
+fresh_one <- function(y) {
+  changed <- data
+  changed[[all.vars(formula)[1]]] <- y
+  quietly(lmer(formula, changed, REML = reml, control = without_derivatives))
+}
+
+estimates <- function(fit) c(fixef(fit), as.data.frame(VarCorr(fit))$sdcor)
+
+boot <- function(parts) {
+  cores <- as.integer(parts[4])
+  began <- proc.time()[[3]]
+  drawn <- quietly(bootMer(base(), estimates, nsim = as.integer(parts[2]), seed = as.integer(parts[3]),
+                           parallel = if (cores > 1) "multicore" else "no", ncpus = cores))
+  limits <- apply(drawn$t, 2, quantile, c(0.025, 0.975), na.rm = TRUE)
+  seconds <- proc.time()[[3]] - began
+  colnames(limits) <- names(drawn$t0)
+  paste(c("booted", seconds, format(limits[, parts[5]], digits = 17)), collapse = " ")
+}
+
+requests <- list(
+  load = load, fit = function(parts) fit(), responses = read_responses, boot = boot,
+  refit = function(parts) one_by_one(parts, refit_one), fresh = function(parts) one_by_one(parts, fresh_one)
+)
+
 while (length(line <- readLines(input, n = 1)) > 0) {
   parts <- strsplit(line, "\t", fixed = TRUE)[[1]]
   answer <- tryCatch(
-    if (parts[1] == "load") load(parts) else fit(),
+    requests[[parts[1]]](parts),
     error = function(failure) paste("error", gsub("\n", " ", conditionMessage(failure)))
   )
   cat(answer, "\n")

@@ -150,32 +150,39 @@ def statsmodels(problem: Problem | Crossed) -> Fit:
     return _statsmodels_like(package, problem)
 
 
-def lme4(problem: Problem | Crossed) -> Fit:
-    """Fits in a separate R process that waits for requests; the pipe costs some 0.1 ms a call."""
-    folder = Path(tempfile.mkdtemp())
-    path = folder / "data.csv"
-    problem.data.to_csv(path, index=False)
-    worker = subprocess.Popen(
-        ["Rscript", "--vanilla", str(Path(__file__).with_name("lme4_worker.R"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+class Lme4Worker:
+    """An R process with a problem's data that waits for requests; the pipe costs some 0.1 ms a call."""
 
-    def ask(request: str) -> list[str]:
-        worker.stdin.write(request + "\n")
-        worker.stdin.flush()
-        kind, *answer = worker.stdout.readline().split() or ["error", "the process of R has ended"]
+    def __init__(self, problem: Problem | Crossed) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        path = Path(self.folder.name) / "data.csv"
+        problem.data.to_csv(path, index=False)
+        self.process = subprocess.Popen(
+            ["Rscript", "--vanilla", str(Path(__file__).with_name("lme4_worker.R"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        factors = ",".join(problem.factors)
+        self.ask("load", str(path), problem.formula, str(problem.reml).upper(), factors)
+        path.unlink()
+
+    def ask(self, *request: str) -> list[str]:
+        """The words of the answer, without the first, which says what it is."""
+        self.process.stdin.write("\t".join(request) + "\n")
+        self.process.stdin.flush()
+        kind, *answer = self.process.stdout.readline().split() or ["error", "the process of R has ended"]
         if kind == "error":
             raise RuntimeError(" ".join(answer))
         return answer
 
-    factors = ",".join(problem.factors)
-    ask("\t".join(["load", str(path), problem.formula, str(problem.reml).upper(), factors]))
-    shutil.rmtree(folder)
+
+def lme4(problem: Problem | Crossed) -> Fit:
+    """Fits in a separate R process."""
+    worker = Lme4Worker(problem)
 
     def fit() -> Fitted:
-        loglik, evaluations, seconds, megabytes = ask("fit")
+        loglik, evaluations, seconds, megabytes = worker.ask("fit")
         added = nan if megabytes == "NA" else float(megabytes)
         return Fitted(float(loglik), int(evaluations), float(seconds), added)
 

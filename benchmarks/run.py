@@ -17,6 +17,8 @@ TITLES = {
     "compile_reuse": "Programs compiled",
     "large": "Large data",
     "crossed": "Crossed groupings",
+    "many": "Many models",
+    "many_stream": "A million responses",
 }
 SLOW = {"large", "crossed"}  # benchmarks that have peers which take minutes
 

@@ -14,6 +14,7 @@ from jaxmixed import diagnosis
 from jaxmixed.covariance import Covariance
 from jaxmixed.diagnosis import TermLabel, verdicts
 from jaxmixed.fitting import Units, fixed_effects, has_no_residual, linear_deviance, spread_columns
+from jaxmixed.inference import VarianceParameters
 from jaxmixed.likelihood import Method
 from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, scaled_gradient
 from jaxmixed.statistics import Term
@@ -131,6 +132,20 @@ class ManyEstimates:
         """Parameters (m, k) of each term, in order."""
         ends = np.cumsum([covariance.num_params for covariance in self.covariances])
         return np.split(parameters, ends[:-1], axis=1) if len(ends) else []
+
+    def variance_parameters(self, rows: slice = slice(None)) -> VarianceParameters:
+        """What inference on the variances of some models asks."""
+        return VarianceParameters(
+            hessian=self.hessian[rows],
+            log_rss_gradient=self.log_rss_gradient[rows],
+            free=self.free[rows],
+            determined=self.determined[rows],
+            df=self.df[rows],
+            sigma=self.sigma[rows],
+            covariances=self.covariances,
+            standard=tuple(own[rows] for own in self.split(self.standard)),
+            frames=tuple(frame[rows] if frame.ndim == 3 else frame for frame in self.frames),
+        )
 
 
 def arrays_of(estimates: ManyEstimates) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxmixed._distributions import normal_p_values, normal_quantile
 from jaxmixed.errors import DataError
-from jaxmixed.inference import VarianceParameters, variance_inference, variance_labels, variance_tables
+from jaxmixed.inference import variance_inference, variance_labels, variance_tables
 from jaxmixed.many_estimates import OK, REASONS, ManyEstimates
 from jaxmixed.multiplicity import Adjustment, adjusted_p_values
 
@@ -70,21 +70,6 @@ def coefficient_tables(
     }
 
 
-def _parameters(estimates: ManyEstimates, rows: slice) -> VarianceParameters:
-    """What inference on the variances of some models asks."""
-    return VarianceParameters(
-        hessian=estimates.hessian[rows],
-        log_rss_gradient=estimates.log_rss_gradient[rows],
-        free=estimates.free[rows],
-        determined=estimates.determined[rows],
-        df=estimates.df[rows],
-        sigma=estimates.sigma[rows],
-        covariances=estimates.covariances,
-        standard=tuple(own[rows] for own in estimates.split(estimates.standard)),
-        frames=tuple(frame[rows] if frame.ndim == 3 else frame for frame in estimates.frames),
-    )
-
-
 def variance_columns(
     estimates: ManyEstimates, level: float = 0.95
 ) -> tuple[dict[str, list[str | None]], dict[str, np.ndarray]]:
@@ -105,7 +90,7 @@ def variance_columns(
     """
     parts, index = [], None
     for start in range(0, max(len(estimates), 1), CHUNK):
-        found = variance_inference(_parameters(estimates, slice(start, start + CHUNK)))
+        found = variance_inference(estimates.variance_parameters(slice(start, start + CHUNK)))
         parts.append(variance_tables(found, level))
         index = found.index
     assert index is not None

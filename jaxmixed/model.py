@@ -21,11 +21,9 @@ from jaxmixed.fitting import fit
 from jaxmixed.formula import parse
 from jaxmixed.frame import GroupDesign, ModelFrame, build_frame
 from jaxmixed.layout import Grouping, arrange
+from jaxmixed.responses import LARGEST_MAGNITUDE
 from jaxmixed.results import MixedResults
 from jaxmixed.statistics import Term
-
-LARGEST_MAGNITUDE = 1e37
-"""Sizes of columns between its inverse and this leave room for fourth powers in float64."""
 
 
 def mixed(

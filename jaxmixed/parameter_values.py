@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxmixed.inference import VarianceInference, VarianceParameters, variance_inference, variance_labels
+from jaxmixed.inference import VarianceInference, variance_inference, variance_labels
 from jaxmixed.many_estimates import ManyEstimates
 from jaxmixed.resampling import Fitted
 
@@ -101,15 +101,4 @@ def scaled_errors(inference: VarianceInference) -> np.ndarray:
 
 def variance_errors(found: ManyEstimates) -> np.ndarray:
     """`scaled_errors` of many models."""
-    parameters = VarianceParameters(
-        hessian=found.hessian,
-        log_rss_gradient=found.log_rss_gradient,
-        free=found.free,
-        determined=found.determined,
-        df=found.df,
-        sigma=found.sigma,
-        covariances=found.covariances,
-        standard=tuple(found.split(found.standard)),
-        frames=found.frames,
-    )
-    return scaled_errors(variance_inference(parameters))
+    return scaled_errors(variance_inference(found.variance_parameters()))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmixed import fitting, groupsums, model, responses
+from jaxmixed import fitting, groupsums, responses
 from jaxmixed.covariance import covariance_structure
 from jaxmixed.crossproducts import Reduction, reduce_rows
 from jaxmixed.errors import DataError, DesignError
@@ -430,10 +430,6 @@ def test_a_linear_model_needs_no_variation_within_groups() -> None:
     Y[:, 2] = design_of("linear")[0] @ [1.0, 2.0, 3.0]
     _, reasons = ResponsePass(reduction_of("linear")).reduce(Y)
     assert reasons.tolist() == [OK, OK, PERFECT, OK, OK, OK, OK]
-
-
-def test_the_magnitudes_that_are_refused_are_those_of_a_single_fit() -> None:
-    assert responses.LARGEST_MAGNITUDE == model.LARGEST_MAGNITUDE
 
 
 # Arrays and shapes

@@ -64,8 +64,9 @@ def test_an_error_in_one_process_ends_the_others_too(tmp_path: Path) -> None:
         start("tests.support.scaling", "process", tmp_path, port, number, "fail", XLA_FLAGS=TWO_DEVICES)
         for number in range(2)
     ]
-    printed = [ends(process).splitlines()[-1] for process in both]
-    assert printed == [
+    # Gloo writes lines of its own when it pleases.
+    lines = [[line for line in ends(process).splitlines() if "[Gloo]" not in line] for process in both]
+    assert [own[-1] for own in lines] == [
         "JaxMixedError another process of the mesh has failed, and reports why",
         "ZeroDivisionError in process 1",
     ]
