@@ -4,14 +4,15 @@
 #   fit                          answers "fitted <log-likelihood> <evaluations> <seconds> <MB>"
 #   responses <tab> FILE <tab> ROWS   reads responses, one after the other, as doubles; answers "responses <count>"
 #   refit <tab> FIRST <tab> LIMIT     refit() of the responses from FIRST (1, 2, ...) on, until LIMIT seconds are over;
-#   fresh <tab> FIRST <tab> LIMIT     lmer() of them; both answer "refitted <seconds> <count> <theta of each>"
+#   bare <tab> FIRST <tab> LIMIT      the same without the derivatives that lme4 checks convergence with;
+#   fresh <tab> FIRST <tab> LIMIT     lmer() of them; all answer "refitted <seconds> <count> <theta of each>"
 #   boot <tab> COUNT <tab> SEED <tab> CORES <tab> NAME   bootMer() with percentile intervals; answers
 #                                     "booted <seconds> <limits of the coefficient NAME>"
 # Seconds are of lmer() alone (of the loop, for many); MB is the memory that the first fit added at its peak. What
-# fails answers "error <message>". Many fits are made without the derivatives that lme4 checks convergence with.
+# fails answers "error <message>". fresh and boot do without those derivatives.
 suppressPackageStartupMessages(library(lme4))
 input <- file("stdin", open = "r")
-data <- formula <- reml <- before <- added <- responses <- fitted <- NULL
+data <- formula <- reml <- before <- added <- responses <- fitted <- checked <- NULL
 without_derivatives <- lmerControl(calc.derivs = FALSE)
 
 megabytes <- function(field) {
@@ -71,7 +72,12 @@ one_by_one <- function(parts, fit_one) {
   paste(c("refitted", seconds, length(found), vapply(unlist(found), format, "", digits = 17)), collapse = " ")
 }
 
-refit_one <- function(y) quietly(refit(base(), newresp = y))
+refit_bare <- function(y) quietly(refit(base(), newresp = y))
+
+refit_one <- function(y) {
+  if (is.null(checked)) checked <<- quietly(lmer(formula, data, REML = reml))
+  quietly(refit(checked, newresp = y))
+}
 
 fresh_one <- function(y) {
   changed <- data
@@ -94,7 +100,8 @@ boot <- function(parts) {
 
 requests <- list(
   load = load, fit = function(parts) fit(), responses = read_responses, boot = boot,
-  refit = function(parts) one_by_one(parts, refit_one), fresh = function(parts) one_by_one(parts, fresh_one)
+  refit = function(parts) one_by_one(parts, refit_one), bare = function(parts) one_by_one(parts, refit_bare),
+  fresh = function(parts) one_by_one(parts, fresh_one)
 )
 
 while (length(line <- readLines(input, n = 1)) > 0) {

@@ -283,8 +283,9 @@ Responses drawn from the model, fitted by REML on an already loaded data frame, 
 fastest way that it offers. Medians of {ROUNDS} rounds: jaxmixed in one batch on all cores, peers for
 {SECONDS:g} s each, on one core unless it says otherwise. Below the best: log-likelihood of a response below
 the best of all packages; of lme4 and pyblmm it is evaluated at their estimates (the REML refit() of lme4
-1.1-31 divides by n - 1 instead of n - p and so ends beside the optimum). lme4 is timed inside R, without its
-check of derivatives. Slow packages make few fits in their time: their rates are of these."""
+1.1-31 divides by n - 1 instead of n - p and so ends beside the optimum). lme4 is timed inside R, with its
+check of convergence by finite differences as it comes, and without. Slow packages make few fits in their
+time: their rates are of these."""
 
 
 def run(rounds: int = ROUNDS, seconds: float = SECONDS) -> str:

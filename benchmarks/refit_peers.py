@@ -170,6 +170,10 @@ def lme4_refit(many: Many) -> Refit:
     return _lme4(many, "refit")
 
 
+def lme4_bare(many: Many) -> Refit:
+    return _lme4(many, "bare")
+
+
 def lme4_lmer(many: Many) -> Refit:
     return _lme4(many, "fresh")
 
@@ -273,7 +277,8 @@ PEERS: tuple[RefitPeer, ...] = (
     RefitPeer("jaxmixed", "fit.refit_many(Y)", jaxmixed),
     RefitPeer("jaxmixed", "mixed() in a loop", jaxmixed_loop),
     RefitPeer("lme4", "refit() in a loop", lme4_refit),
-    RefitPeer("lme4", "lmer() in a loop", lme4_lmer),
+    RefitPeer("lme4", "refit(), convergence unchecked", lme4_bare),
+    RefitPeer("lme4", "lmer(), convergence unchecked", lme4_lmer),
     RefitPeer("lme-python", "prepare_lmer().fit(y), with a start", lme_python),
     RefitPeer("mixedlm", "optimizer.with_response(y).optimize(start)", mixedlm),
     RefitPeer("mixedlm-rs", "model.with_endog(y).fit()", mixedlm_rs),
