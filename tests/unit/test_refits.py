@@ -174,3 +174,34 @@ def test_more_models_than_lanes_and_fewer_agree(monkeypatch: pytest.MonkeyPatch)
     few = concatenate([engine.fit(Y[:, first : first + 10]) for first in range(0, 40, 10)])
     np.testing.assert_allclose(refilled.llf, few.llf, rtol=0, atol=1e-10)
     assert refilled.reason.tolist() == few.reason.tolist()
+
+
+MANY = 20_000
+RARE = 1e-4
+"""Share of responses that may need more than the first start."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [1.0, 0.0], ids=["effects as estimated", "no effects"])
+def test_hardly_a_response_needs_another_start_and_none_is_lost(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = fitted("sleepstudy")
+    simulated = fit.simulate(MANY, seed=5).to_numpy()
+    noise = fit.sigma * np.random.default_rng(6).standard_normal(simulated.shape)
+    Y = share * simulated + (1 - share) * noise
+    first_runs: list[np.ndarray] = []
+    run = lanes.LaneRunner.__call__
+
+    def watched(self: lanes.LaneRunner, models: np.ndarray, starts: np.ndarray) -> lanes.Optimum:
+        found = run(self, models, starts)
+        if not first_runs:
+            first_runs.append(found.is_stationary)
+        return found
+
+    monkeypatch.setattr(lanes.LaneRunner, "__call__", watched)
+    many = refitter("sleepstudy", "reml").fit(Y)
+    assert len(first_runs[0]) == MANY
+    assert np.mean(~first_runs[0]) < RARE
+    assert many.converged.all()
+    assert many.singular.any()
