@@ -18,15 +18,14 @@ import pandas as pd
 from jaxmixed._distributions import chi2_p_value
 from jaxmixed.errors import ConvergenceWarning, DataError, DesignError, printable
 from jaxmixed.formatting import counted, p_phrase, wrapped
-from jaxmixed.nulls import LR_OPTIMISER, LR_ROUNDING, NullDistribution, likelihood_ratios, simulated_null
+from jaxmixed.nulls import NullDistribution, likelihood_ratios, simulated_null
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
     from jaxmixed.frame import ModelFrame
 
-_CONSERVATIVE = "the LR test is conservative: it tests variances at their boundary, zero."
+CONSERVATIVE = "the LR test is conservative: it tests variances at their boundary, zero."
 _SPAN_TOLERANCE = 1e-7
-_LR_OPTIMISER, _LR_ROUNDING = LR_OPTIMISER, LR_ROUNDING
 # Structures that a covariance matrix of the same effects may take as a special case of the key.
 _SPECIAL_CASES = {
     "unstructured": {"unstructured", "independent", "identity", "exchangeable"},
@@ -123,7 +122,7 @@ def linear_model_test(estimates: Estimates) -> LinearModelTest | None:
         p_value = 1.0 if statistic <= 0 else 0.5 * chi2_p_value(statistic, 1)
         return LinearModelTest(np.float64(statistic), 1, np.float64(p_value), "chibar2(01)", "")
     p_value = chi2_p_value(statistic, k)
-    return LinearModelTest(np.float64(statistic), k, np.float64(p_value), f"chi2({k})", _CONSERVATIVE)
+    return LinearModelTest(np.float64(statistic), k, np.float64(p_value), f"chi2({k})", CONSERVATIVE)
 
 
 def lrtest(
@@ -182,14 +181,14 @@ def lrtest(
     _require_fits((a, b))
     _require_same_data(a, b)
     small, large = (a, b) if a.estimates.num_params <= b.estimates.num_params else (b, a)
-    _require_same_criterion(small, large)
+    require_same_criterion(small, large)
     df = large.estimates.num_params - small.estimates.num_params
     if df == 0:
         raise DesignError(
             f"both models have {small.estimates.num_params} parameters, so neither is a special case of the"
             " other; compare them by AIC or BIC: jm.compare(a, b)"
         )
-    nesting = _nesting(small, large)
+    nesting = nesting_of(small, large)
     if nesting.obstacle:
         raise DesignError(
             f"the models are not nested: {nesting.obstacle}; compare them by AIC or BIC: jm.compare(a, b)"
@@ -224,7 +223,7 @@ def _test(small: Fit, large: Fit, more_effects: int, mixture: bool) -> Likelihoo
         p_value = 1.0 if statistic <= 0 else 0.5 * chi2_p_value(statistic, df - 1) + 0.5 * p_value
         distribution = "chibar2(01)" if df == 1 else f"0.5 chi2({df - 1}) + 0.5 chi2({df})"
     elif more_effects > 0:
-        note = _CONSERVATIVE
+        note = CONSERVATIVE
         if more_effects == 1:
             note += f" With mixture=True its distribution is 0.5 chi2({df - 1}) + 0.5 chi2({df})."
     if mixture and more_effects != 1 and distribution != "chibar2(01)":
@@ -276,14 +275,14 @@ def compare(*fits: Fit) -> pd.DataFrame:
         raise DataError(f"compare() needs two or more fits, not {len(fits)}")
     for other in fits[1:]:
         _require_same_data(fits[0], other)
-        _require_same_criterion(fits[0], other)
+        require_same_criterion(fits[0], other)
     order = sorted(range(len(fits)), key=lambda i: fits[i].estimates.num_params)
     table = _model_rows([fits[i] for i in order])
     table.index = pd.Index([i + 1 for i in order], name="model")
     tests: list[tuple[float, float, float, str]] = [(np.nan, np.nan, np.nan, "")]
     for lower, upper in pairwise(order):
         small, large = fits[lower], fits[upper]
-        nesting = _nesting(small, large)
+        nesting = nesting_of(small, large)
         if small.estimates.num_params == large.estimates.num_params or nesting.obstacle:
             tests.append((np.nan, np.nan, np.nan, ""))
             continue
@@ -350,7 +349,20 @@ def _both_zero(first: np.ndarray | None, second: np.ndarray | None) -> bool:
     return all(values is None or not values.any() for values in (first, second))
 
 
-def _require_same_criterion(a: Fit, b: Fit) -> None:
+def require_same_criterion(a: Fit, b: Fit) -> None:
+    """Refuse fits whose likelihoods are not of one kind.
+
+    Parameters
+    ----------
+    a, b : Fit
+
+    Raises
+    ------
+    DataError
+        If their methods differ.
+    DesignError
+        If they are REML fits with different fixed effects.
+    """
     one, two = a.estimates, b.estimates
     if one.method != two.method:
         raise DataError(
@@ -415,7 +427,19 @@ def _terms(fit: Fit) -> list[_Term]:
     return terms
 
 
-def _nesting(small: Fit, large: Fit) -> _Nesting:
+def nesting_of(small: Fit, large: Fit) -> _Nesting:
+    """How one model is a special case of another, or why it is none.
+
+    Parameters
+    ----------
+    small, large : Fit
+
+    Returns
+    -------
+    _Nesting
+        With `obstacle`, empty where they are nested, and `more_effects`, the random effects that only the
+        larger one has.
+    """
     wide, narrow = _kept_columns(large), _kept_columns(small)
     outside = _outside_span(narrow, wide)
     if outside.any():

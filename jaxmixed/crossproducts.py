@@ -239,7 +239,7 @@ def _ancestors(parents: list[np.ndarray], depth: int) -> tuple[np.ndarray, ...]:
     return tuple(found)
 
 
-def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
+def same_memory(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two arrays are the same columns, as when the random effects repeat the fixed ones."""
     return a.shape == b.shape and a.strides == b.strides and a.ctypes.data == b.ctypes.data
 
@@ -251,7 +251,7 @@ def _term_basis(
     n, q = Z.shape
     aliased: tuple[int, ...] = ()
     if structure == "unstructured" and q > 1:
-        found = of_X if _same_memory(Z, X) else column_basis(Z, weights)
+        found = of_X if same_memory(Z, X) else column_basis(Z, weights)
         if not found.aliased:
             return replace(found, solve=found.solve * np.sqrt(n), basis=found.basis / np.sqrt(n))
         aliased = found.aliased

@@ -338,7 +338,7 @@ def code_effects(intercept: bool, terms: tuple[TermPlan, ...], evaluator: Evalua
 def _refuse_too_wide(intercept: int, widths: list[int], terms: tuple[TermPlan, ...], num_rows: int) -> None:
     """Stop before names and columns are made that no data set could support or no memory could hold."""
     total = intercept + sum(widths)
-    size, limit = 8 * total * num_rows, _memory_limit()
+    size, limit = 8 * total * num_rows, memory_limit()
     if total <= num_rows and size <= limit:
         return
     widest = max(range(len(widths)), key=widths.__getitem__, default=-1)
@@ -354,7 +354,7 @@ def _refuse_too_wide(intercept: int, widths: list[int], terms: tuple[TermPlan, .
     )
 
 
-def _memory_limit() -> int:
+def memory_limit() -> int:
     """Half of the machine's memory in bytes, where the system tells it."""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

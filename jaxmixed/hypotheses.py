@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from jaxmixed._distributions import chi2_p_values
-from jaxmixed.comparison import _LR_ROUNDING, Fit, _nesting
+from jaxmixed.comparison import Fit, nesting_of
 from jaxmixed.crossproducts import Reduction
 from jaxmixed.errors import DataError, DesignError, printable
 from jaxmixed.frame import ModelFrame
 from jaxmixed.many_estimates import ManyEstimates
+from jaxmixed.nulls import LR_ROUNDING
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +120,7 @@ def likelihood_ratio(evidence: Evidence, hypothesis: Hypothesis) -> np.ndarray:
         raise ValueError("a likelihood ratio needs the fits of the reduced model")
     df = full.num_params - reduced.num_params
     statistic = 2 * (full.llf - reduced.llf)
-    zero = statistic <= _LR_ROUNDING * np.maximum(1.0, np.abs(full.llf))
+    zero = statistic <= LR_ROUNDING * np.maximum(1.0, np.abs(full.llf))
     p_values = chi2_p_values(np.where(zero, 0.0, statistic), df)
     if hypothesis.more_effects:  # one variance alone: an equal mixture of zero and chi2(1)
         p_values = np.where(df == 1, np.where(zero, 1.0, 0.5 * p_values), p_values)
@@ -234,7 +235,7 @@ def nested_hypothesis(frame: ModelFrame, smaller: ModelFrame, kind: KindOfTest, 
             f"test={text!r} uses {len(smaller.y)} rows and the model {len(frame.y)}, because columns have"
             " missing values; drop these rows first"
         )
-    nesting = _nesting(_unfitted(smaller), _unfitted(frame))
+    nesting = nesting_of(_unfitted(smaller), _unfitted(frame))
     if nesting.obstacle:
         raise DesignError(f"test={text!r} is no special case of the model: {nesting.obstacle}")
     columns = tuple(j for j, name in enumerate(frame.x_names) if name not in smaller.x_names)

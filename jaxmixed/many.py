@@ -126,7 +126,7 @@ def fit_many(
     if method not in ("reml", "ml"):
         raise DesignError(f"method={method!r} is not known; choose 'reml' or 'ml'.")
     check_ddf(ddf)
-    model._check_arguments(covariance, contrasts, functions, max_iterations)
+    model.check_arguments(covariance, contrasts, functions, max_iterations)
     crew = schedule.assemble(devices, mesh)
     options = {"missing": missing, "contrasts": contrasts, "functions": functions}
     options |= {"weights": weights, "offset": offset}
@@ -154,8 +154,8 @@ def _check_what(responses: Any, by: Any, row_weights: Any) -> None:
 
 def _design(frame: ModelFrame, covariance: str | Mapping[str, str] | None) -> WholeDesign:
     """The design of a frame, its terms with the structures asked for."""
-    model._check_magnitudes(frame)
-    groupings, terms, labels = model._terms(frame.groups, model._structures(frame.groups, covariance))
+    model.check_magnitudes(frame)
+    groupings, terms, labels = model.terms_of(frame.groups, model.structures_of(frame.groups, covariance))
     return whole_design(frame, groupings, terms, labels)
 
 

@@ -14,6 +14,7 @@ from jaxmixed.basis import column_basis
 from jaxmixed.errors import ConvergenceWarning, DataError, DesignError, user_level
 from jaxmixed.many_estimates import ManyEstimates
 from jaxmixed.multiplicity import Adjustment, adjusted_p_values
+from jaxmixed.nulls import likelihood_ratios
 
 if TYPE_CHECKING:
     from jaxmixed.frame import ModelFrame
@@ -100,13 +101,13 @@ def lrtest_columns(
     small, large = (a, b) if a.num_params <= b.num_params else (b, a)
     one: Any = small
     two: Any = large
-    comparison._require_same_criterion(one, two)
+    comparison.require_same_criterion(one, two)
     df_design = large.num_params - small.num_params
     if df_design == 0:
         raise DesignError(
             f"both models have {small.num_params} parameters, so neither is a special case of the other"
         )
-    nesting = comparison._nesting(one, two)
+    nesting = comparison.nesting_of(one, two)
     if nesting.obstacle:
         raise DesignError(f"the models are not nested: {nesting.obstacle}")
     more = nesting.more_effects
@@ -114,7 +115,7 @@ def lrtest_columns(
         raise DesignError(
             f"mixture=True is for a model with exactly one more random effect; here there are {more} more"
         )
-    statistic = _statistics(small.many.llf, large.many.llf)
+    statistic = likelihood_ratios(small.many.llf, large.many.llf)
     df = (large.many.num_params - small.many.num_params).astype(np.float64)
     df[np.isnan(statistic)] = np.nan
     p_value = chi2_p_values(statistic, df)
@@ -125,7 +126,7 @@ def lrtest_columns(
         single = df_design == 1
         distribution = "chibar2(01)" if single else f"0.5 chi2({df_design - 1}) + 0.5 chi2({df_design})"
     elif more > 0:
-        note = comparison._CONSERVATIVE
+        note = comparison.CONSERVATIVE
     lower = int(np.count_nonzero(statistic < 0))
     if lower:
         warnings.warn(
@@ -142,17 +143,6 @@ def lrtest_columns(
         "distribution": distribution,
         "note": note,
     }
-
-
-def _statistics(small: np.ndarray, large: np.ndarray) -> np.ndarray:
-    """Twice the differences of the log-likelihoods, 0 where they are only numerical error."""
-    statistic = 2 * (large - small)
-    size = np.maximum(1.0, np.abs(large))
-    with np.errstate(invalid="ignore"):
-        rounding = (-comparison._LR_OPTIMISER * size <= statistic) & (
-            statistic <= comparison._LR_ROUNDING * size
-        )
-    return np.where(rounding, 0.0, statistic)
 
 
 def _check_same(a: ComparedModel, b: ComparedModel) -> None:

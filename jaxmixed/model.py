@@ -106,7 +106,7 @@ def mixed(
         raise DesignError(
             "residuals= (residual covariance structures) is not available yet: errors are independent."
         )
-    _check_arguments(covariance, contrasts, functions, max_iterations)
+    check_arguments(covariance, contrasts, functions, max_iterations)
     parsed = parse(formula, frozenset(functions or ()))
     frame = build_frame(
         parsed,
@@ -122,8 +122,8 @@ def mixed(
     return MixedResults(frame=frame, estimates=estimates, state=state)
 
 
-def _check_arguments(covariance: Any, contrasts: Any, functions: Any, max_iterations: Any) -> None:
-    """Refuse arguments of the wrong kind before any work is done."""
+def check_arguments(covariance: Any, contrasts: Any, functions: Any, max_iterations: Any) -> None:
+    """Refuse arguments of the wrong kind before any work is done; they are those of :func:`mixed`."""
     if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
         raise DesignError(f"max_iterations={max_iterations!r} must be a positive integer.")
     if not (covariance is None or isinstance(covariance, str | Mapping)):
@@ -162,9 +162,9 @@ def fit_frame(
     -------
     Reduction, Estimates
     """
-    _check_magnitudes(frame)
-    structures = _structures(frame.groups, covariance)
-    groupings, terms, labels = _terms(frame.groups, structures)
+    check_magnitudes(frame)
+    structures = structures_of(frame.groups, covariance)
+    groupings, terms, labels = terms_of(frame.groups, structures)
     layout = arrange(groupings)
     levels = {factor: level for level, factor in enumerate(layout.order)}
     y = frame.y if frame.offset is None else frame.y - frame.offset
@@ -187,8 +187,14 @@ def fit_frame(
     return reduction, estimates
 
 
-def _check_magnitudes(frame: ModelFrame) -> None:
-    """Refuse columns whose variances, or the variances of those, a float64 could not hold."""
+def check_magnitudes(frame: ModelFrame) -> None:
+    """Refuse columns whose variances, or the variances of those, a float64 could not hold.
+
+    Raises
+    ------
+    DataError
+        Naming the column.
+    """
     columns = [(f"the response {frame.response_name!r}", frame.y)]
     columns += [(f"the column {name!r}", frame.X[:, j]) for j, name in enumerate(frame.x_names)]
     columns += [
@@ -208,8 +214,24 @@ def _check_magnitudes(frame: ModelFrame) -> None:
             )
 
 
-def _structures(groups: tuple[GroupDesign, ...], covariance: str | Mapping[str, str] | None) -> list[str]:
-    """Structure of each term: the formula's, unless `covariance` names another."""
+def structures_of(groups: tuple[GroupDesign, ...], covariance: str | Mapping[str, str] | None) -> list[str]:
+    """Structure of each term: the formula's, unless `covariance` names another.
+
+    Parameters
+    ----------
+    groups : tuple of GroupDesign
+    covariance : str or mapping, optional
+        As for :func:`mixed`.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    FormulaError
+        For a group or a structure that does not exist.
+    """
     structures = [group.structure for group in groups]
     if covariance is None:
         return structures
@@ -229,10 +251,25 @@ def _structures(groups: tuple[GroupDesign, ...], covariance: str | Mapping[str, 
     return [wanted.get(group.label, own) for group, own in zip(groups, structures, strict=True)]
 
 
-def _terms(
+def terms_of(
     groups: tuple[GroupDesign, ...], structures: list[str]
 ) -> tuple[list[Grouping], list[Term], tuple[TermLabel, ...]]:
-    """Distinct grouping factors by falling number of levels, and where each term's columns stand in them."""
+    """Distinct grouping factors by falling number of levels, and where each term's columns stand in them.
+
+    Parameters
+    ----------
+    groups : tuple of GroupDesign
+    structures : list of str
+        Of each term.
+
+    Returns
+    -------
+    groupings : list of Grouping
+    terms : list of Term
+        Their `level` is a position among `groupings`.
+    labels : tuple of TermLabel
+        In the order of `terms`.
+    """
     partitions: dict[int, list[int]] = {}
     for number, group in enumerate(groups):
         partitions.setdefault(id(group.codes), []).append(number)

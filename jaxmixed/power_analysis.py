@@ -32,7 +32,7 @@ from jaxmixed.hypotheses import (
 )
 from jaxmixed.many_estimates import OK
 from jaxmixed.many_fits import whole_design
-from jaxmixed.model import _structures, _terms
+from jaxmixed.model import structures_of, terms_of
 from jaxmixed.parameters import ModelParameters, fitted_parameters, stated_parameters
 from jaxmixed.power_grid import Grid, grid_of
 from jaxmixed.power_results import NOT_DONE, PowerResult, PowerSetting
@@ -306,7 +306,7 @@ def _base(request: _Request, arguments: Mapping[str, Any]) -> _Base:
         text = formula if formula is not None or fit is None else fit.formula
         data = data(**arguments) if callable(data) else data
         frame = design_frame(text or "", data, offset=None, **request.options)
-    structures = _structures(frame.groups, request.covariance)
+    structures = structures_of(frame.groups, request.covariance)
     if formula is None and fit is not None and request.covariance is None:
         fitted = {term.frame_index: term.structure for term in fit.estimates.terms}
         structures = [fitted[number] for number in range(len(frame.groups))]
@@ -417,7 +417,7 @@ def _plan(
 
 def _refitter(frame: ModelFrame, y: np.ndarray, method: str) -> tuple[Reduction, Refitter]:
     """Reduced design of a frame, and the fits of further responses to it."""
-    groupings, terms, labels = _terms(frame.groups, [group.structure for group in frame.groups])
+    groupings, terms, labels = terms_of(frame.groups, [group.structure for group in frame.groups])
     whole = whole_design(frame, groupings, terms, labels)
     reduction = whole.reduce(y)
     return reduction, Refitter(reduction, labels, frame.x_names, method=method)  # type: ignore[arg-type]

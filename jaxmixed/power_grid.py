@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxmixed.errors import DataError, printable
-from jaxmixed.power_results import PowerAxis
+from jaxmixed.power_results import COLUMNS, PowerAxis
 from jaxmixed.resizing import container, every_row, grouping, innermost
 
 if TYPE_CHECKING:
@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 KINDS = ("groups", "size", "effects", "design")
 """What a grid can vary."""
 
-_TAKEN = (
-    "rows",
-    "power",
-    "conf_low",
-    "conf_high",
-    "n_rejected",
-    "n_used",
-    "n_failed",
-    "n_singular",
-    "converged",
-)
 _MAX_POINTS = 10_000
 
 
@@ -128,7 +117,7 @@ class Grid:
         found: list[PowerAxis] = []
         for axis in self.axes:
             name, label = _names(axis, frame)
-            while name in _TAKEN or any(name == other.name for other in found):
+            while name in COLUMNS or any(name == other.name for other in found):
                 name += "_"
             found.append(PowerAxis(name, axis.kind, label, axis.values))
         return tuple(found)

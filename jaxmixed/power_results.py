@@ -29,7 +29,7 @@ FEW_CONVERGED = 0.05
 
 _LIMITS = ("needed", "conf_low", "conf_high")
 _METHODS = {"ml": "ML", "reml": "REML"}
-_COLUMNS = (
+COLUMNS = (
     "rows",
     "power",
     "conf_low",
@@ -40,6 +40,7 @@ _COLUMNS = (
     "n_singular",
     "converged",
 )
+"""Columns of the table of results, after those of the axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ class PowerResult:
             power, converged = rejected / n_used, n_used / n_done
         singular = (used & self.singular).sum(axis=1)
         columns = (self.rows, power, low, high, rejected, n_used, n_done - n_used, singular, converged)
-        return dict(zip(_COLUMNS, columns, strict=True))
+        return dict(zip(COLUMNS, columns, strict=True))
 
     @property
     def table(self) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed.draws import ResponseSource, check_seed, effects_source, simulate_responses
+from jaxmixed.encoding import memory_limit
 from jaxmixed.errors import DataError
 from jaxmixed.predict import linear_predictor
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from jaxmixed.frame import ModelFrame
 
 _LABEL_BYTES = 100  # of a column's name, roughly
-_UNKNOWN_MEMORY = 64 * 2**30
 
 
 def response_source(frame: ModelFrame, estimates: Estimates) -> ResponseSource:
@@ -100,17 +99,10 @@ def check_number(n: Any, num_rows: int) -> int:
     """Number of responses as an integer; refuses what is none, and what would not fit into memory."""
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise DataError(f"n is {n!r}; give the number of simulated responses, a positive integer")
-    size, limit = int(n) * (8 * num_rows + _LABEL_BYTES), _memory_limit()
+    size, limit = int(n) * (8 * num_rows + _LABEL_BYTES), memory_limit()
     if size > limit:
         raise DataError(
             f"n={n:,} simulated responses of {num_rows:,} rows need {size / 1e9:,.1f} GB, more than half of"
             f" the memory ({limit / 1e9:,.1f} GB); draw fewer at a time, each time with another seed"
         )
     return int(n)
-
-
-def _memory_limit() -> int:
-    """Half of the machine's memory in bytes, where the system tells it."""
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return _UNKNOWN_MEMORY

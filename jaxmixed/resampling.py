@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxmixed import effects, many_estimates, schedule
 from jaxmixed.covariance import semidefinite_cholesky
-from jaxmixed.crossproducts import Design, Reduction, reduce_rows
+from jaxmixed.crossproducts import Design, Reduction, reduce_rows, same_memory
 from jaxmixed.diagnosis import TermLabel
 from jaxmixed.draws import Draws, simulate_responses
 from jaxmixed.errors import DataError, DesignError, printable
@@ -348,11 +348,6 @@ def leave_one_out(fit: Fitted) -> tuple[int, Designs]:
     ]
 
 
-def _same_columns(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays are the same memory, as when the random effects repeat the fixed ones."""
-    return a.shape == b.shape and a.strides == b.strides and a.ctypes.data == b.ctypes.data
-
-
 def reduced(fit: Fitted, y: np.ndarray, own: Rows) -> Reduction | None:
     """Sufficient statistics of a replicate's rows; `y` is the response of the fit less any offset.
 
@@ -362,7 +357,7 @@ def reduced(fit: Fitted, y: np.ndarray, own: Rows) -> Reduction | None:
     X = design.X[own.rows]
 
     def regrouped(factor: Grouping, codes: np.ndarray) -> Grouping:
-        Z = X if _same_columns(factor.Z, design.X) else factor.Z[own.rows]
+        Z = X if same_memory(factor.Z, design.X) else factor.Z[own.rows]
         return Grouping(Z, codes, int(codes.max()) + 1, factor.label)
 
     factors = [

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jaxmixed.crossproducts import Reduction, reduce_rows
+from jaxmixed.crossproducts import Reduction, reduce_rows, same_memory
 from jaxmixed.diagnosis import TermLabel
 from jaxmixed.errors import DesignError
 from jaxmixed.layout import Grouping, arrange
@@ -98,7 +98,7 @@ class WholeDesign:
         if size < factor.size:
             codes = (np.cumsum(present) - 1)[codes]
         # One array where the effects are the fixed ones: their coordinates are then found once.
-        same = factor.Z.shape == self.X.shape and factor.Z.ctypes.data == self.X.ctypes.data
+        same = same_memory(factor.Z, self.X)
         return Grouping(X if same else factor.Z[rows], codes, size, factor.label)
 
     def _check(self, groupings: Sequence[Grouping], n: int) -> None:

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import jaxmixed as jm
+from tests.support import invariances
 from tests.support.dense import Array, Block, DenseModel
 from tests.support.designs import CROSSED, Design, random_covariances, random_crossed_design
 from tests.support.fits import quietly
@@ -295,10 +296,6 @@ def assert_same(fit: jm.MixedResults, other: jm.MixedResults) -> None:
     np.testing.assert_allclose(np.sort(fit.fittedvalues), np.sort(other.fittedvalues), rtol=1e-5, atol=1e-5)
 
 
-def covariances(fit: jm.MixedResults) -> dict[str, np.ndarray]:
-    return {term.group: term.cov.to_numpy() for term in fit.random_terms}
-
-
 def assert_same_effects(fit: jm.MixedResults, other: jm.MixedResults) -> None:
     for group, table in other.ranef().items():
         np.testing.assert_allclose(fit.ranef()[group].loc[table.index], table, rtol=1e-4, atol=2e-5)
@@ -349,32 +346,11 @@ def terms_in_any_order(seed: int) -> None:
 
 
 def response_in_any_unit(seed: int) -> None:
-    c = case(seed)
-    unit = float(10 ** c.rng.uniform(-8, 8)) * c.rng.choice([-1, 1])
-    shift = float(c.rng.normal(scale=100))
-    base, moved = c.fit(), c.fit(c.data.assign(y=unit * (c.data["y"] + shift)))
-    df = base.nobs - (len(base.params) if c.method == "reml" else 0)
-    np.testing.assert_allclose(moved.llf, base.llf - df * np.log(abs(unit)), rtol=1e-9, atol=1e-7)
-    np.testing.assert_allclose(moved.sigma, base.sigma * abs(unit), rtol=1e-6)
-    np.testing.assert_allclose(moved.bse, base.bse * abs(unit), rtol=1e-5)
-    shifted = base.fittedvalues + shift
-    np.testing.assert_allclose(moved.fittedvalues / unit, shifted, rtol=1e-5, atol=1e-5)
-    for group, cov in covariances(base).items():
-        np.testing.assert_allclose(
-            covariances(moved)[group] / unit**2, cov, rtol=1e-4, atol=1e-5 * base.sigma**2
-        )
+    invariances.response_in_any_unit(case(seed))
 
 
 def predictor_in_any_unit(seed: int) -> None:
-    c = case(seed)
-    unit = float(10 ** c.rng.uniform(-6, 6)) * c.rng.choice([-1, 1])
-    shift = float(c.rng.normal(scale=3))
-    base, moved = c.fit(), c.fit(c.data.assign(x=unit * (c.data["x"] + shift)))
-    jacobian = np.log(abs(unit)) if c.method == "reml" else 0.0
-    np.testing.assert_allclose(moved.llf, base.llf - jacobian, rtol=1e-9, atol=1e-7)
-    np.testing.assert_allclose(moved.params["x"] * unit, base.params["x"], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(moved.bse["x"] * abs(unit), base.bse["x"], rtol=1e-4)
-    np.testing.assert_allclose(moved.fittedvalues, base.fittedvalues, rtol=1e-4, atol=1e-4)
+    invariances.predictor_in_any_unit(case(seed))
 
 
 def constant_weights(seed: int) -> None:
@@ -409,8 +385,8 @@ def nesting_in_any_spelling(seed: int) -> None:
     for bars in ("(1 | a) + (1 | b) + (1 | h)", "(1 | b) + (1 | h) + (1 | h:a)"):
         moved = c.fit(formula=f"y ~ x + {bars}")
         np.testing.assert_allclose(moved.llf, base.llf, rtol=1e-9, atol=1e-8)
-        same = {label.removeprefix("h:"): cov for label, cov in covariances(moved).items()}
-        for label, cov in covariances(base).items():
+        same = {label.removeprefix("h:"): cov for label, cov in invariances.covariances(moved).items()}
+        for label, cov in invariances.covariances(base).items():
             np.testing.assert_allclose(
                 same[label.removeprefix("h:")], cov, rtol=1e-4, atol=1e-5 * base.sigma**2
             )
@@ -459,7 +435,7 @@ def fixed_shape_equals_the_dense_oracle(seed: int) -> None:
         MODELS[2]: {"a": intercepts, "b": block_b},
     }[c.formula]
     model = DenseModel(data["y"].to_numpy(), X, tuple(blocks.values()))
-    covs = tuple(covariances(fit)[label] for label in blocks)
+    covs = tuple(invariances.covariances(fit)[label] for label in blocks)
     here = model.profiled(tuple(cov / fit.sigma**2 for cov in covs), fit.method)
     assert fit.converged, fit.diagnostics.messages
     np.testing.assert_allclose(fit.llf, here.llf, rtol=VALUE)

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import jaxmixed as jm
+from tests.support import invariances
 from tests.support.dense import Block, DenseModel
 from tests.support.designs import random_design
 from tests.support.fits import quietly
@@ -93,10 +94,6 @@ def assert_same(fit: jm.MixedResults, other: jm.MixedResults, *, rows: bool = Tr
         )
 
 
-def covariances(fit: jm.MixedResults) -> dict[str, np.ndarray]:
-    return {term.group: term.cov.to_numpy() for term in fit.random_terms}
-
-
 def rows_in_any_order(seed: int) -> None:
     c = case(seed)
     order = c.rng.permutation(len(c.data))
@@ -133,32 +130,11 @@ def levels_in_any_order(seed: int) -> None:
 
 
 def response_in_any_unit(seed: int) -> None:
-    c = case(seed)
-    unit = float(10 ** c.rng.uniform(-8, 8)) * c.rng.choice([-1, 1])
-    shift = float(c.rng.normal(scale=100))
-    base, moved = c.fit(), c.fit(c.data.assign(y=unit * (c.data["y"] + shift)))
-    df = base.nobs - (len(base.params) if c.method == "reml" else 0)
-    np.testing.assert_allclose(moved.llf, base.llf - df * np.log(abs(unit)), rtol=1e-9, atol=1e-7)
-    np.testing.assert_allclose(moved.sigma, base.sigma * abs(unit), rtol=1e-6)
-    np.testing.assert_allclose(moved.bse, base.bse * abs(unit), rtol=1e-5)
-    shifted = base.fittedvalues + shift
-    np.testing.assert_allclose(moved.fittedvalues / unit, shifted, rtol=1e-5, atol=1e-5)
-    for group, cov in covariances(base).items():
-        np.testing.assert_allclose(
-            covariances(moved)[group] / unit**2, cov, rtol=1e-4, atol=1e-5 * base.sigma**2
-        )
+    invariances.response_in_any_unit(case(seed))
 
 
 def predictor_in_any_unit(seed: int) -> None:
-    c = case(seed)
-    unit = float(10 ** c.rng.uniform(-6, 6)) * c.rng.choice([-1, 1])
-    shift = float(c.rng.normal(scale=3))
-    base, moved = c.fit(), c.fit(c.data.assign(x=unit * (c.data["x"] + shift)))
-    jacobian = np.log(abs(unit)) if c.method == "reml" else 0.0
-    np.testing.assert_allclose(moved.llf, base.llf - jacobian, rtol=1e-9, atol=1e-7)
-    np.testing.assert_allclose(moved.params["x"] * unit, base.params["x"], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(moved.bse["x"] * abs(unit), base.bse["x"], rtol=1e-4)
-    np.testing.assert_allclose(moved.fittedvalues, base.fittedvalues, rtol=1e-4, atol=1e-4)
+    invariances.predictor_in_any_unit(case(seed))
 
 
 def predictor_in_whole_units(seed: int) -> None:

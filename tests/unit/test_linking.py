@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from jaxmixed.likelihood import deviance
 from jaxmixed.links import Blocks, Links, Pairs
 from jaxmixed.precision import double_precision
 from jaxmixed.statistics import Term, pad
+from tests.support.closeness import assert_close_to_the_largest
 from tests.support.dense import Block, DenseModel
 
 ROUNDING = 1e-11
@@ -35,9 +35,7 @@ def double() -> Iterator[None]:
         yield
 
 
-def close(found: Any, expected: Any) -> None:
-    expected = np.asarray(expected)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=ROUNDING * max(np.abs(expected).max(), 1))
+close = partial(assert_close_to_the_largest, share=ROUNDING)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Sums over the sparse links between groups and root columns, against the same sums with dense matrices."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import combinations_with_replacement
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +28,7 @@ from jaxmixed.links import (
 )
 from jaxmixed.precision import double_precision
 from jaxmixed.sizes import grid_size
+from tests.support.closeness import assert_close_to_the_largest
 
 ROUNDING = 1e-13
 """Relative to the largest element: sums of a few dozen products of order one."""
@@ -42,9 +44,7 @@ def double() -> Iterator[None]:
         yield
 
 
-def close(found: Any, expected: Any) -> None:
-    expected = np.asarray(expected)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=ROUNDING * max(np.abs(expected).max(), 1))
+close = partial(assert_close_to_the_largest, share=ROUNDING)
 
 
 class Sums(NamedTuple):

@@ -1,7 +1,7 @@
 """The dense root against the same algebra with T, its reflection and V written out as matrices."""
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from jaxmixed.root import (
     times,
     transposed_times,
 )
+from tests.support.closeness import assert_close_to_the_largest
 
 ROUNDING = 1e-12
 """Relative to the largest element: products of matrices of order twenty."""
@@ -42,9 +43,7 @@ def double() -> Iterator[None]:
         yield
 
 
-def close(found: Any, expected: Any) -> None:
-    expected = np.asarray(expected)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=ROUNDING * max(np.abs(expected).max(), 1))
+close = partial(assert_close_to_the_largest, share=ROUNDING)
 
 
 def columns(shapes: Shapes) -> int:
