@@ -14,6 +14,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "mixed": "model",
     "MixedResults": "results",
+    "MixedModelRegressor": "regressor",
+    "known": "relationship",
+    "Arrays": "model_arrays",
+    "arrays": "model_arrays",
+    "Solution": "solution",
+    "solve": "solution",
     "fit_many": "many",
     "ManyResults": "many_results",
     "compare": "comparison",
@@ -33,13 +39,16 @@ _HOMES = {
     "SingularFitWarning": "errors",
 }
 _MODULES = (
+    "covariance",
     "crossproducts",
     "datasets",
     "effects",
     "fitting",
     "formula",
     "frame",
+    "kernels",
     "likelihood",
+    "nn",
     "optim",
     "precision",
     "statistics",
@@ -47,13 +56,16 @@ _MODULES = (
 
 if TYPE_CHECKING:
     from jaxmixed import (
+        covariance,
         crossproducts,
         datasets,
         effects,
         fitting,
         formula,
         frame,
+        kernels,
         likelihood,
+        nn,
         optim,
         precision,
         statistics,
@@ -73,13 +85,18 @@ if TYPE_CHECKING:
     from jaxmixed.many import fit_many
     from jaxmixed.many_results import ManyResults
     from jaxmixed.model import mixed
+    from jaxmixed.model_arrays import Arrays, arrays
     from jaxmixed.power_analysis import power
     from jaxmixed.power_results import PowerResult
+    from jaxmixed.regressor import MixedModelRegressor
+    from jaxmixed.relationship import known
     from jaxmixed.results import MixedResults
     from jaxmixed.simulation import simulate
+    from jaxmixed.solution import Solution, solve
     from jaxmixed.studies import study
 
 __all__ = [
+    "Arrays",
     "ConvergenceWarning",
     "DataError",
     "DesignError",
@@ -87,12 +104,16 @@ __all__ = [
     "JaxMixedError",
     "JaxMixedWarning",
     "ManyResults",
+    "MixedModelRegressor",
     "MixedResults",
     "PowerResult",
     "PrecisionError",
     "RankDeficientWarning",
     "SingularFitWarning",
+    "Solution",
+    "arrays",
     "compare",
+    "covariance",
     "crossproducts",
     "datasets",
     "effects",
@@ -100,13 +121,17 @@ __all__ = [
     "fitting",
     "formula",
     "frame",
+    "kernels",
+    "known",
     "likelihood",
     "lrtest",
     "mixed",
+    "nn",
     "optim",
     "power",
     "precision",
     "simulate",
+    "solve",
     "statistics",
     "study",
 ]

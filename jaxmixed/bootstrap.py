@@ -28,7 +28,12 @@ from jaxmixed._distributions import normal_quantile
 from jaxmixed.draws import check_seed
 from jaxmixed.errors import ConvergenceWarning, DataError, printable, user_level
 from jaxmixed.formatting import Table, counted, number, wrapped
-from jaxmixed.inference import VarianceInference, VarianceParameters, variance_inference
+from jaxmixed.inference import (
+    VarianceInference,
+    VarianceParameters,
+    natural_parameters,
+    variance_inference,
+)
 from jaxmixed.many_estimates import REASONS, ManyEstimates
 from jaxmixed.parameter_values import Parameters, all_values, parameters_of, scaled_errors, variance_errors
 from jaxmixed.resampling import Fitted, by_designs, by_responses, fit_all
@@ -136,14 +141,19 @@ class Bootstrap:
         return self._all[self.replicates.converged]
 
     @cached_property
+    def _variances(self) -> VarianceParameters:
+        return VarianceParameters.of(self.fit.estimates)
+
+    @cached_property
     def _inference(self) -> VarianceInference:
-        return variance_inference(VarianceParameters.of(self.fit.estimates))
+        return variance_inference(self._variances)
 
     @cached_property
     def _estimates(self) -> np.ndarray:
         """Estimates of the fit, (P,)."""
         found = self._inference.model(0)
-        return np.concatenate([self.fit.estimates.beta, found.sd_corr, found.values])
+        own = [natural.estimate[0] for natural in natural_parameters(self._variances)]
+        return np.concatenate([self.fit.estimates.beta, found.sd_corr, found.values, *own])
 
     def _frame(self, *kinds: str) -> pd.DataFrame:
         places = self.parameters.places(*kinds)
@@ -261,7 +271,7 @@ class Bootstrap:
         errors = np.concatenate([own, variance_errors(found)], axis=1)
         errors = errors[found.converged]
         at_fit = np.sqrt(np.diagonal(self.fit.estimates.cov_beta))
-        se = np.concatenate([at_fit, scaled_errors(self._inference)[0]])
+        se = np.concatenate([at_fit, scaled_errors(self._variances)[0]])
         limits = np.full((len(se), 2), np.nan)
         with np.errstate(all="ignore"):
             for place, kind in enumerate(self.parameters.kinds):
@@ -309,8 +319,8 @@ class Bootstrap:
         Returns
         -------
         pandas.DataFrame
-            Columns ``kind`` ("fixed", "sd", "corr", "var", "cov"), ``group``, ``estimate``, ``bias``,
-            ``std_error``, ``conf_low``, ``conf_high``, ``n_used``, by parameter.
+            Columns ``kind`` ("fixed", "sd", "corr", "var", "cov", "kernel"), ``group``, ``estimate``,
+            ``bias``, ``std_error``, ``conf_low``, ``conf_high``, ``n_used``, by parameter.
         """
         columns = {
             "kind": self.parameters.kinds,

@@ -16,15 +16,22 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed._distributions import chi2_p_value
+from jaxmixed.covariance import STRUCTURES, Covariance
 from jaxmixed.errors import ConvergenceWarning, DataError, DesignError, printable
 from jaxmixed.formatting import counted, p_phrase, wrapped
 from jaxmixed.nulls import NullDistribution, likelihood_ratios, simulated_null
+from jaxmixed.relationship import PROPORTIONAL
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
     from jaxmixed.frame import ModelFrame
+    from jaxmixed.relationship import Relationship
 
 CONSERVATIVE = "the LR test is conservative: it tests variances at their boundary, zero."
+UNDETERMINED = (
+    "the LR test is approximate: without its variance a kernel has no parameters; "
+    "lrtest(a, b, simulate=1000) makes no such approximation."
+)
 _SPAN_TOLERANCE = 1e-7
 # Structures that a covariance matrix of the same effects may take as a special case of the key.
 _SPECIAL_CASES = {
@@ -122,7 +129,8 @@ def linear_model_test(estimates: Estimates) -> LinearModelTest | None:
         p_value = 1.0 if statistic <= 0 else 0.5 * chi2_p_value(statistic, 1)
         return LinearModelTest(np.float64(statistic), 1, np.float64(p_value), "chibar2(01)", "")
     p_value = chi2_p_value(statistic, k)
-    return LinearModelTest(np.float64(statistic), k, np.float64(p_value), f"chi2({k})", CONSERVATIVE)
+    note = UNDETERMINED if any(term.covariance.natural_names for term in estimates.terms) else CONSERVATIVE
+    return LinearModelTest(np.float64(statistic), k, np.float64(p_value), f"chi2({k})", note)
 
 
 def lrtest(
@@ -223,7 +231,8 @@ def _test(small: Fit, large: Fit, more_effects: int, mixture: bool) -> Likelihoo
         p_value = 1.0 if statistic <= 0 else 0.5 * chi2_p_value(statistic, df - 1) + 0.5 * p_value
         distribution = "chibar2(01)" if df == 1 else f"0.5 chi2({df - 1}) + 0.5 chi2({df})"
     elif more_effects > 0:
-        note = CONSERVATIVE
+        has_kernel = any(term.covariance.natural_names for term in large.estimates.terms)
+        note = UNDETERMINED if has_kernel and df_random > 1 else CONSERVATIVE
         if more_effects == 1:
             note += f" With mixture=True its distribution is 0.5 chi2({df - 1}) + 0.5 chi2({df})."
     if mixture and more_effects != 1 and distribution != "chibar2(01)":
@@ -415,7 +424,8 @@ class _Term:
     parts: tuple[np.ndarray, ...]
     codes: np.ndarray
     Z: np.ndarray
-    structure: str
+    structure: str | Covariance
+    relationship: Relationship | None = None
 
 
 def _terms(fit: Fit) -> list[_Term]:
@@ -423,7 +433,9 @@ def _terms(fit: Fit) -> list[_Term]:
     for term in fit.estimates.terms:
         group = fit.frame.groups[term.frame_index]
         parts = fit.frame.encoding.groups[group.columns].parts()
-        terms.append(_Term(group.columns, parts, group.codes, np.asarray(group.Z), term.structure))
+        Z, related = np.asarray(group.Z), group.relationship
+        structure = term.structure if term.structure in STRUCTURES else term.covariance
+        terms.append(_Term(group.columns, parts, group.codes, Z, structure, related))
     return terms
 
 
@@ -459,8 +471,8 @@ def _num_effects(terms: list[_Term]) -> int:
     """Dimension of the random effects of a group, summed over the groupings."""
     total, rest = 0, terms
     while rest:
-        alike = [term for term in rest if _same_partition(rest[0].codes, term.codes)]
-        rest = [term for term in rest if not _same_partition(rest[0].codes, term.codes)]
+        alike = [term for term in rest if _same_grouping(rest[0], term)]
+        rest = [term for term in rest if not _same_grouping(rest[0], term)]
         total += _basis(np.column_stack([term.Z for term in alike])).shape[1]
     return total
 
@@ -474,6 +486,19 @@ def _same_partition(a: np.ndarray, b: np.ndarray) -> bool:
     image = np.full(a.max() + 1, -1, dtype=np.int64)
     image[a] = b
     return bool((image[a] == b).all())
+
+
+def _same_grouping(term: _Term, other: _Term) -> bool:
+    """Whether two terms divide the rows alike and relate the groups alike."""
+    own, theirs = term.relationship, other.relationship
+    if not _same_partition(term.codes, other.codes):
+        return False
+    if own is None or theirs is None:
+        return own is theirs
+    image = np.empty(own.recorded, dtype=np.int64)
+    image[term.codes] = other.codes
+    difference = own.correlation - theirs.correlation[np.ix_(image, image)]
+    return bool(np.abs(difference).max() <= PROPORTIONAL)
 
 
 def _as_special_case(term: _Term, available: list[_Term]) -> _Term | None:
@@ -498,8 +523,10 @@ def _regrouped(term: _Term, other: _Term) -> _Term | None:
     Effects that are independent between the levels of g:f are effects of g: their products with the dummy
     variables of f, independent between the levels of f.
     """
-    if _same_partition(term.codes, other.codes):
+    if _same_grouping(term, other):
         return term
+    if term.relationship is not None or other.relationship is not None:
+        return None
     named = list(zip(term.columns, term.parts, strict=True))
     shared = [part for name, part in named if name in other.columns]
     further = [part for name, part in named if name not in other.columns]
@@ -510,10 +537,10 @@ def _regrouped(term: _Term, other: _Term) -> _Term | None:
         return None
     dummies = labels[term.codes][:, None] == np.arange(labels.max() + 1)
     products = (dummies[:, :, None] * term.Z[:, None, :]).reshape(len(term.Z), -1)
-    if term.Z.shape[1] == 1:
-        structure = "identity"
-    else:  # blocks of covariances, one per level of f, are no exchangeable matrix
-        structure = "unstructured" if term.structure == "exchangeable" else term.structure
+    structure: str | Covariance = "identity"
+    if term.Z.shape[1] > 1:  # blocks of covariances, one per level of f, are no exchangeable matrix
+        divides = term.structure in ("independent", "identity")
+        structure = term.structure if divides else "unstructured"
     return replace(term, codes=other.codes, Z=products, structure=structure)
 
 
@@ -523,10 +550,14 @@ def _combined(codes: list[np.ndarray]) -> np.ndarray:
     return numbers.reshape(-1)
 
 
-def _is_special_case(Z: np.ndarray, structure: str, kind: str, wide: np.ndarray) -> bool:
+def _is_special_case(
+    Z: np.ndarray, structure: str | Covariance, kind: str | Covariance, wide: np.ndarray
+) -> bool:
     """Whether a term of the structure ``kind`` has this term as a special case; both have one grouping."""
     if kind == "unstructured":
         return not _outside_span(Z, wide).any()
+    if not isinstance(kind, str):  # a covariance function of these very positions
+        return structure == kind and np.array_equal(Z, wide)
     # One effect that is the sum of the others: all their correlations are 1.
     if kind == "exchangeable" and Z.shape[1] == 1 and np.array_equal(Z[:, 0], wide.sum(axis=1)):
         return True

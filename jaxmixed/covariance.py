@@ -10,28 +10,44 @@ A new structure is a frozen dataclass with the methods of :class:`Covariance`.
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from jaxmixed.linalg import qr_triangle
+from jaxmixed._types import SameArray
 
 PIVOT_TOLERANCE = 1e-14
 """A pivot this small, relative to its diagonal element, is rounding."""
 
 
-class Covariance(Protocol):
-    """What the likelihood and the tables ask of a covariance structure.
+_NUMPY = (np.ndarray, np.generic)
 
-    Structures are static: hashable, equal when they have the same fields, and free of arrays.
+Coordinates = Literal["any", "columns", "scale", "none"]
+"""Changes of the columns' coordinates under which a structure stays what it is: any invertible one that keeps
+their order (a triangular matrix), a unit for each column, one common unit, or none."""
+
+
+@runtime_checkable
+class Covariance(Protocol):
+    """What the likelihood and the tables ask of the covariance of a term's q effects.
+
+    Structures are static: hashable, equal when they have the same fields, and free of arrays. Their methods
+    take numpy arrays and give numpy arrays, with any leading axes; those marked "traced" also take JAX
+    arrays, inside a trace or outside, and then give those. The canonical form of parameters is the one of
+    those with the same covariance in which the even ones are not negative.
     """
 
-    q: int
+    @property
+    @abstractmethod
+    def q(self) -> int:
+        """Number of effects."""
+        ...
 
     @property
     @abstractmethod
@@ -42,12 +58,32 @@ class Covariance(Protocol):
     @property
     @abstractmethod
     def num_params(self) -> int:
-        """Number of free parameters."""
+        """Number of free parameters, k."""
+        ...
+
+    @property
+    @abstractmethod
+    def coordinates(self) -> Coordinates:
+        """Changes of coordinates that the structure is closed under."""
+        ...
+
+    @property
+    @abstractmethod
+    def homogeneous(self) -> bool:
+        """Whether all effects have one variance by construction."""
         ...
 
     @abstractmethod
-    def factor(self, theta: Float[Array, " k"]) -> Float[Array, "q q"]:
-        """Relative factor T of the covariance, ``G = T T'``, in the dtype of `theta`."""
+    def factor(self, theta: Float[SameArray, "*m k"]) -> Float[SameArray, "*m q q"]:
+        """Relative factor T of the covariance, ``G = T T'``, in the dtype of `theta` (traced).
+
+        A smooth function; traced parameters need have no leading axes.
+        """
+        ...
+
+    @abstractmethod
+    def jacobian(self, theta: np.ndarray) -> np.ndarray:
+        """Derivatives ``dT / dtheta_a``, (..., k, q, q); without leading axes where they are constant."""
         ...
 
     @abstractmethod
@@ -56,26 +92,18 @@ class Covariance(Protocol):
         ...
 
     @abstractmethod
-    def jacobian(self, theta: np.ndarray) -> np.ndarray:
-        """Derivatives ``dT / dtheta_a`` stacked as (k, q, q), on the host."""
+    def even(self) -> np.ndarray:
+        """Mask (k,) of the parameters whose sign alone does not matter: G is an even function of each."""
         ...
 
     @abstractmethod
     def initial(self) -> np.ndarray:
-        """Starting values: the parameters of ``G = I``."""
+        """Starting values (k,) for want of better ones, of unit variances."""
         ...
 
     @abstractmethod
-    def from_factor(self, factor: np.ndarray) -> np.ndarray:
-        """Canonical parameters whose covariance is ``factor @ factor.T``, without forming the product.
-
-        For any leading axes of `factor`.
-        """
-        ...
-
-    @abstractmethod
-    def bounds(self) -> list[tuple[float, float]]:
-        """Range of each parameter in its canonical form (non-negative diagonals)."""
+    def further_starts(self, theta: np.ndarray) -> np.ndarray:
+        """Starting values beside `theta`, (a, ..., k), of a search for the highest of several maxima."""
         ...
 
     @abstractmethod
@@ -84,10 +112,10 @@ class Covariance(Protocol):
         ...
 
     @abstractmethod
-    def from_covariance(
-        self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
-    ) -> np.ndarray:
-        """Canonical parameters (non-negative diagonals) whose covariance is `G`, for any leading axes of it.
+    def canonical(
+        self, theta: Float[SameArray, "*m k"], tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> Float[SameArray, "*m k"]:
+        """Canonical parameters of the same covariance G (traced).
 
         A variance, or a pivot given the effects before it, that is at most ``max(tolerance * G[j, j],
         floor)`` becomes exactly zero.
@@ -95,8 +123,29 @@ class Covariance(Protocol):
         ...
 
     @abstractmethod
-    def on_boundary(self, theta: np.ndarray) -> np.ndarray:
-        """Mask of the parameters that a singular canonical `theta`, (..., k), holds at zero."""
+    def transformed(
+        self, theta: Float[SameArray, "*m k"], frame: Float[SameArray, "*m q q"]
+    ) -> Float[SameArray, "*m k"]:
+        """Canonical parameters of the covariance of ``frame @ b`` where b has that of `theta` (traced).
+
+        Exactly so where `frame`, (..., q, q), is a change of coordinates that the structure is closed under;
+        the products of the factor are not formed, which would lose half of its digits.
+        """
+        ...
+
+    @abstractmethod
+    def from_covariance(
+        self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> np.ndarray:
+        """Canonical parameters whose covariance is `G`, or near it if it does not have the structure.
+
+        What counts as zero is as for `canonical`.
+        """
+        ...
+
+    @abstractmethod
+    def on_boundary(self, theta: Float[SameArray, "*m k"]) -> Bool[SameArray, "*m k"]:
+        """Mask of the parameters that a singular canonical `theta` holds (traced)."""
         ...
 
     @abstractmethod
@@ -104,19 +153,64 @@ class Covariance(Protocol):
         """Lower-triangle elements (i, j) of G, columnwise, that the tables show."""
         ...
 
+    @property
+    @abstractmethod
+    def natural_names(self) -> tuple[str, ...]:
+        """Names of the parameters that the tables show beside elements of G; mostly none."""
+        ...
+
+    @abstractmethod
+    def natural(self, theta: np.ndarray) -> "Natural":
+        """Those parameters, by the names of `natural_names`."""
+        ...
+
+
+class Natural(NamedTuple):
+    """Parameters of a structure as its tables show them, each a function of one of the free parameters.
+
+    Attributes
+    ----------
+    position : tuple of int
+        Which free parameter each is a function of.
+    value : (..., a) array
+    slope : (..., a) array
+        Its derivative in that free parameter.
+    inverse : callable
+        From numbers on the scale of the free parameters, (..., a), to values: intervals are symmetric on that
+        scale.
+    """
+
+    position: tuple[int, ...]
+    value: np.ndarray
+    slope: np.ndarray
+    inverse: Callable[[np.ndarray], np.ndarray]
+
 
 @dataclass(frozen=True, slots=True)
 class _Linear:
     """A factor that is a fixed linear map of the parameters; subclasses give the basis ``E_a``."""
 
     q: int
+    homogeneous = False
 
     def basis(self) -> np.ndarray:
         raise NotImplementedError
 
-    def factor(self, theta: Float[Array, " k"]) -> Float[Array, "q q"]:
-        basis = jnp.asarray(_basis(self), dtype=theta.dtype)
-        return jnp.sum(theta[:, None, None] * basis, axis=0)  # no dot: accelerators round those to fewer bits
+    def from_factor(self, factor: Float[SameArray, "*m q q"]) -> Float[SameArray, "*m k"]:
+        """Canonical parameters whose covariance is ``factor @ factor.T``."""
+        raise NotImplementedError
+
+    def from_covariance(
+        self, G: Float[SameArray, "*m q q"], tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> Float[SameArray, "*m k"]:
+        raise NotImplementedError
+
+    def factor(self, theta: Float[SameArray, "*m k"]) -> Float[SameArray, "*m q q"]:
+        basis = _basis(self).astype(theta.dtype, copy=False)
+        if isinstance(theta, np.ndarray):
+            flat = theta @ basis.reshape(len(basis), -1)
+            return flat.reshape(*theta.shape[:-1], self.q, self.q)
+        return jnp.sum(theta[..., None, None] * basis, axis=-3)  # no dot: accelerators round those
 
     def retract(self, theta: Float[Array, " k"], step: Float[Array, " k"]) -> Float[Array, " k"]:
         return theta + step
@@ -125,12 +219,36 @@ class _Linear:
         del theta
         return _basis(self)
 
+    def even(self) -> np.ndarray:
+        return _even(self)
+
+    def further_starts(self, theta: np.ndarray) -> np.ndarray:
+        return theta[None][:0]
+
     @property
     def num_params(self) -> int:
         return len(_basis(self))
 
-    def on_boundary(self, theta: np.ndarray) -> np.ndarray:
+    def canonical(
+        self, theta: Float[SameArray, "*m k"], tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> Float[SameArray, "*m k"]:
+        return self.from_covariance(_crossproduct(self.factor(theta)), tolerance, floor)
+
+    def transformed(
+        self, theta: Float[SameArray, "*m k"], frame: Float[SameArray, "*m q q"]
+    ) -> Float[SameArray, "*m k"]:
+        return self.from_factor(frame @ self.factor(theta))
+
+    def on_boundary(self, theta: Float[SameArray, "*m k"]) -> Bool[SameArray, "*m k"]:
         return theta == 0
+
+    @property
+    def natural_names(self) -> tuple[str, ...]:
+        return ()
+
+    def natural(self, theta: np.ndarray) -> Natural:
+        none = theta[..., :0]
+        return Natural((), none, none, lambda values: values)
 
 
 @cache
@@ -147,22 +265,42 @@ def _basis(structure: "_Linear") -> np.ndarray:
     return basis
 
 
-def _roots(variances: np.ndarray, floor: float | np.ndarray) -> np.ndarray:
-    return np.sqrt(np.where(variances > floor, variances, 0.0))
+@cache
+def _even(structure: "_Linear") -> np.ndarray:
+    """The covariance is a sum of products of parameters: all those of an even one with others vanish."""
+    E = _basis(structure)
+    products = np.einsum("aij,bkj->abik", E, E)
+    size = np.abs(products + np.swapaxes(products, 2, 3)).max(axis=(2, 3))
+    even = (size - np.diag(np.diagonal(size)) <= 1e-12).all(axis=1)
+    even.flags.writeable = False
+    return even
 
 
-def _crossproduct(factor: np.ndarray) -> np.ndarray:
-    return factor @ np.swapaxes(factor, -1, -2)
+def namespace(values: Any) -> Any:
+    """The functions of arrays of this kind."""
+    return np if isinstance(values, _NUMPY) else jnp
+
+
+def roots(variances: SameArray, floor: Any) -> SameArray:
+    """Square roots of what exceeds the floor, else zero; derivatives are finite."""
+    xp = namespace(variances)
+    kept = variances > floor
+    return xp.where(kept, xp.sqrt(xp.where(kept, variances, 1.0)), 0.0)
+
+
+def _crossproduct(factor: SameArray) -> SameArray:
+    return factor @ namespace(factor).swapaxes(factor, -1, -2)
 
 
 def semidefinite_cholesky(
-    G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
-) -> np.ndarray:
+    G: Float[SameArray, "*m q q"], tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+) -> Float[SameArray, "*m q q"]:
     """Lower Cholesky factor of a positive *semi*definite matrix, its columns exactly zero where a pivot is.
 
     Parameters
     ----------
     G : (..., q, q) array
+        Of numpy or, possibly traced, of JAX; the factor is of the same kind.
     tolerance, floor : float
         A pivot at most ``max(tolerance * G[j, j], floor)`` counts as zero.
 
@@ -176,18 +314,47 @@ def semidefinite_cholesky(
     array([[2., 0.],
            [1., 0.]])
     """
-    q = G.shape[-1]
-    T = np.zeros(G.shape)
-    for j in range(q):
-        row = T[..., j, :j]
-        pivot = G[..., j, j] - (row * row).sum(axis=-1)
-        kept = pivot > np.maximum(tolerance * G[..., j, j], floor)
-        root = np.sqrt(np.where(kept, pivot, 0.0))
-        T[..., j, j] = root
-        if j + 1 < q:
-            below = G[..., j + 1 :, j] - (T[..., j + 1 :, :j] * row[..., None, :]).sum(axis=-1)
-            T[..., j + 1 :, j] = below / np.where(kept, root, np.inf)[..., None]
-    return T
+    columns: Any = _cholesky_columns(G, tolerance, floor)
+    return namespace(G).stack([_below_zeros(column, j) for j, column in enumerate(columns)], axis=-1)
+
+
+def _below_zeros(column: Any, rows: int) -> Any:
+    """A column that starts with so many zeros."""
+    xp = namespace(column)
+    return xp.concatenate([xp.zeros((*column.shape[:-1], rows), column.dtype), column], axis=-1)
+
+
+def _cholesky_columns(
+    G: Float[SameArray, "*m q q"], tolerance: float, floor: float
+) -> list[Float[SameArray, "*m qj"]]:
+    """Columns of the factor from their diagonal elements on."""
+    xp, rest, pieces = namespace(G), G, []
+    for j in range(G.shape[-1]):
+        smallest = xp.maximum(tolerance * G[..., j, j], floor)[..., None]
+        root = roots(rest[..., 0, :1], smallest)
+        below = rest[..., 1:, 0] / xp.where(root > 0, root, xp.inf)
+        pieces.append(xp.concatenate([root, below], axis=-1))
+        rest = rest[..., 1:, 1:] - below[..., :, None] * below[..., None, :]
+    return pieces
+
+
+def _triangle_columns(factor: Float[SameArray, "*m q q"]) -> list[Float[SameArray, "*m qj"]]:
+    """Columns, from their diagonal elements on, of the lower triangle T with ``T T' = factor factor'``.
+
+    The rows are turned, by modified Gram-Schmidt, and no product of rows is squared: no digits are lost. What
+    rounding leaves of a row that depends on those before it is zero.
+    """
+    xp, rest, pieces = namespace(factor), factor, []
+    rounding = max(1e-12, 4 * factor.shape[-1] * float(np.finfo(factor.dtype).eps))
+    smallest = rounding**2 * (factor * factor).sum(axis=-1)
+    for j in range(factor.shape[-1]):
+        row, below = rest[..., 0, :], rest[..., 1:, :]
+        size = roots((row * row).sum(axis=-1), smallest[..., j])[..., None]
+        unit = (row / xp.where(size > 0, size, xp.inf))[..., None, :]
+        along = (below * unit).sum(axis=-1)
+        pieces.append(xp.concatenate([size, along], axis=-1))
+        rest = below - along[..., None] * unit
+    return pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +362,7 @@ class Unstructured(_Linear):
     """Free variances and covariances: T lower triangular, parameters columnwise as in lme4."""
 
     name = "unstructured"
+    coordinates = "any"
 
     def _positions(self) -> tuple[np.ndarray, np.ndarray]:
         return _lower_triangle(self.q)
@@ -235,19 +403,8 @@ class Unstructured(_Linear):
         rows, columns = self._positions()
         return (rows == columns).astype(float)
 
-    def from_factor(self, factor: np.ndarray) -> np.ndarray:
-        # The factor's rows are turned, their products never formed.
-        triangle = np.swapaxes(qr_triangle(np.swapaxes(factor, -1, -2)), -1, -2)
-        pivots = np.diagonal(triangle, axis1=-2, axis2=-1)
-        rows, columns = self._positions()
-        theta = (triangle * np.sign(pivots)[..., None, :])[..., rows, columns]
-        singular = (np.abs(pivots) <= 1e-12 * np.sqrt((factor * factor).sum(axis=-1))).any(axis=-1)
-        if singular.any():
-            theta[singular] = self.from_covariance(_crossproduct(factor[singular]))
-        return theta
-
-    def bounds(self) -> list[tuple[float, float]]:
-        return [(0.0 if i == j else -np.inf, np.inf) for i, j in zip(*self._positions(), strict=True)]
+    def from_factor(self, factor: Float[SameArray, "*m q q"]) -> Float[SameArray, "*m k"]:
+        return namespace(factor).concatenate(_triangle_columns(factor), axis=-1)
 
     def names(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         rows, cols = self._positions()
@@ -256,12 +413,11 @@ class Unstructured(_Linear):
         )
 
     def from_covariance(
-        self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
-    ) -> np.ndarray:
-        rows, columns = self._positions()
-        return semidefinite_cholesky(G, tolerance, floor)[..., rows, columns]
+        self, G: Float[SameArray, "*m q q"], tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> Float[SameArray, "*m k"]:
+        return namespace(G).concatenate(_cholesky_columns(G, tolerance, floor), axis=-1)
 
-    def on_boundary(self, theta: np.ndarray) -> np.ndarray:
+    def on_boundary(self, theta: Float[SameArray, "*m k"]) -> Bool[SameArray, "*m k"]:
         rows, columns = self._positions()
         return (theta[..., rows == columns] == 0)[..., columns]
 
@@ -275,6 +431,7 @@ class Independent(_Linear):
     """One variance per effect and no covariances."""
 
     name = "independent"
+    coordinates = "columns"
 
     def basis(self) -> np.ndarray:
         E = np.zeros((self.q, self.q, self.q))
@@ -284,19 +441,16 @@ class Independent(_Linear):
     def initial(self) -> np.ndarray:
         return np.ones(self.q)
 
-    def from_factor(self, factor: np.ndarray) -> np.ndarray:
-        return np.sqrt((factor * factor).sum(axis=-1))
-
-    def bounds(self) -> list[tuple[float, float]]:
-        return [(0.0, np.inf)] * self.q
+    def from_factor(self, factor: Float[SameArray, "*m q q"]) -> Float[SameArray, "*m k"]:
+        return roots((factor * factor).sum(axis=-1), 0.0)
 
     def names(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         return columns
 
     def from_covariance(
-        self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
-    ) -> np.ndarray:
-        return _roots(np.diagonal(G, axis1=-2, axis2=-1), floor)
+        self, G: Float[SameArray, "*m q q"], tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> Float[SameArray, "*m k"]:
+        return roots(namespace(G).diagonal(G, axis1=-2, axis2=-1), floor)
 
     def elements(self) -> tuple[tuple[int, int], ...]:
         return tuple((j, j) for j in range(self.q))
@@ -307,6 +461,8 @@ class Identity(_Linear):
     """One common variance and no covariances."""
 
     name = "identity"
+    coordinates = "scale"
+    homogeneous = True
 
     def basis(self) -> np.ndarray:
         return np.eye(self.q)[None]
@@ -314,19 +470,16 @@ class Identity(_Linear):
     def initial(self) -> np.ndarray:
         return np.ones(1)
 
-    def from_factor(self, factor: np.ndarray) -> np.ndarray:
-        return np.sqrt((factor * factor).sum(axis=-1).mean(axis=-1, keepdims=True))
-
-    def bounds(self) -> list[tuple[float, float]]:
-        return [(0.0, np.inf)]
+    def from_factor(self, factor: Float[SameArray, "*m q q"]) -> Float[SameArray, "*m k"]:
+        return roots((factor * factor).sum(axis=-1).mean(axis=-1, keepdims=True), 0.0)
 
     def names(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         return (" ".join(columns),)
 
     def from_covariance(
-        self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
-    ) -> np.ndarray:
-        return _roots(np.diagonal(G, axis1=-2, axis2=-1).mean(axis=-1, keepdims=True), floor)
+        self, G: Float[SameArray, "*m q q"], tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> Float[SameArray, "*m k"]:
+        return roots(namespace(G).diagonal(G, axis1=-2, axis2=-1).mean(axis=-1, keepdims=True), floor)
 
     def elements(self) -> tuple[tuple[int, int], ...]:
         return ((0, 0),)
@@ -341,6 +494,8 @@ class Exchangeable(_Linear):
     """
 
     name = "exchangeable"
+    coordinates = "scale"
+    homogeneous = True
 
     def basis(self) -> np.ndarray:
         average = np.full((self.q, self.q), 1 / self.q)
@@ -349,22 +504,20 @@ class Exchangeable(_Linear):
     def initial(self) -> np.ndarray:
         return np.ones(2)
 
-    def from_factor(self, factor: np.ndarray) -> np.ndarray:
+    def from_factor(self, factor: Float[SameArray, "*m q q"]) -> Float[SameArray, "*m k"]:
         return self.from_covariance(_crossproduct(factor))
-
-    def bounds(self) -> list[tuple[float, float]]:
-        return [(0.0, np.inf)] * 2
 
     def names(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         label = " ".join(columns)
         return (f"mean({label})", f"contrasts({label})")
 
     def from_covariance(
-        self, G: np.ndarray, tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
-    ) -> np.ndarray:
-        total, trace = G.sum(axis=(-2, -1)) / self.q, np.trace(G, axis1=-2, axis2=-1)
-        eigenvalues = np.stack([total, (trace - total) / (self.q - 1)], axis=-1)
-        return _roots(eigenvalues, np.maximum(tolerance * trace / self.q, floor)[..., None])
+        self, G: Float[SameArray, "*m q q"], tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
+    ) -> Float[SameArray, "*m k"]:
+        xp = namespace(G)
+        total, trace = G.sum(axis=(-2, -1)) / self.q, xp.trace(G, axis1=-2, axis2=-1)
+        eigenvalues = xp.stack([total, (trace - total) / (self.q - 1)], axis=-1)
+        return roots(eigenvalues, xp.maximum(tolerance * trace / self.q, floor)[..., None])
 
     def elements(self) -> tuple[tuple[int, int], ...]:
         return ((0, 0), (1, 0))

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxmixed import basis
 from jaxmixed.basis import ColumnBasis, FixedBasis, column_basis, fixed_basis
+from jaxmixed.covariance import Coordinates
 from jaxmixed.errors import DesignError
 from jaxmixed.layout import Grouping
 from jaxmixed.linking import RootPass
@@ -61,7 +62,8 @@ class Reduction:
     compact : SufficientStatistics
         The same with equal groups sharing an entry, where that pays (:mod:`jaxmixed.patterns`).
     positions : tuple of (m,) int arrays
-        For each level (chain, then root), the entry that holds the user's group ``0 .. m-1``.
+        For each level (chain, then root), the entry that holds the user's group ``0 .. m-1``; groups without
+        rows that a known relationship adds are counted.
     columns : tuple of ColumnBasis
         For each *term*, the coordinates of its random-effects columns.
     fixed : FixedBasis
@@ -245,20 +247,22 @@ def same_memory(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _term_basis(
-    Z: np.ndarray, structure: str, weights: np.ndarray | None, X: np.ndarray, of_X: ColumnBasis
+    Z: np.ndarray, closed: Coordinates, weights: np.ndarray | None, X: np.ndarray, of_X: ColumnBasis
 ) -> ColumnBasis:
     """Coordinates of a term's columns that its covariance structure is closed under, of unit mean square."""
     n, q = Z.shape
     aliased: tuple[int, ...] = ()
-    if structure == "unstructured" and q > 1:
+    if closed == "any" and q > 1:
         found = of_X if same_memory(Z, X) else column_basis(Z, weights)
         if not found.aliased:
             return replace(found, solve=found.solve * np.sqrt(n), basis=found.basis / np.sqrt(n))
         aliased = found.aliased
     squares = np.einsum("ij,ij->j", Z, Z) if weights is None else np.einsum("i,ij,ij->j", weights, Z, Z)
     sizes = np.sqrt(squares / n)
-    if structure in ("identity", "exchangeable"):
+    if closed == "scale":
         sizes = np.full(q, np.sqrt(np.mean(sizes**2)))
+    elif closed == "none":
+        sizes = np.ones(q)
     aliased = aliased or tuple(np.flatnonzero(sizes == 0).tolist())
     sizes = np.where(sizes > 0, sizes, 1.0)
     return ColumnBasis(np.arange(q), np.zeros(q), np.diag(1 / sizes), np.diag(sizes), aliased=aliased)
@@ -336,6 +340,8 @@ def _visit_rows(
             own = building.add_groups(first, last, columns[0], rest, starts[first:last] - low)
             if linking is not None:
                 linking.add(rows, entries[0][rows], own, rest)
+        elif linking is not None:
+            linking.add_ungrouped(rows, rest)
         building.add_within(rest, [entry[rows] for entry in entries[1:]])
 
 
@@ -356,13 +362,14 @@ def reduce_rows(
     X : (n, p) array
         Fixed-effects columns, possibly rank deficient.
     groupings : sequence of Grouping
-        Nested factors, finest first; empty for a linear model.
+        Nested factors, finest first; empty for a linear model, or where all factors are in the root.
     terms : tuple of Term
         Which columns of which level belong to which random-effects term: side by side, every column in one.
     weights : (n,) array, optional
         Positive precision weights.
     root : sequence of Grouping
-        Factors that are not nested with the others (:mod:`jaxmixed.layout`); their levels follow the chain's.
+        Factors that are not nested with the others, and those with a known relationship between their levels
+        (:mod:`jaxmixed.layout`); their levels follow the chain's.
 
     Returns
     -------
@@ -384,7 +391,7 @@ def reduce_rows(
     by_term = tuple(
         _term_basis(
             factors[term.level].Z[:, term.start : term.start + term.covariance.q],
-            term.covariance.name,
+            term.covariance.coordinates,
             weights,
             X,
             fixed.columns,
@@ -412,6 +419,6 @@ def reduce_rows(
         scale=np.asarray(fixed.scale),
         terms=terms,
     )
-    positions += [np.arange(grouping.size) for grouping in root]
+    positions += [np.arange(grouping.all_levels) for grouping in root]
     design = Design(X, tuple(groupings), tuple(root), weights)
     return Reduction(stats, compress(stats), tuple(positions), by_term, fixed, design)

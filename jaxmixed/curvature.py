@@ -202,15 +202,16 @@ def _chain_by_root(A: Float[Array, "k R R"], B: Float[Array, "k R R"], at: _Solu
     """Second derivatives of log|M| along a parameter of the chain and an element of T."""
     found = []
     for (m, q), rows in zip(at.shapes, factor_columns(at.shapes), strict=True):
-        own = A[:, rows, rows].reshape(-1, q, m, q, m)
+        own = A[:, rows, rows].reshape(len(A), q, m, q, m)  # no sizes left open: there may be no chain
         P = at.P[rows].reshape(q, m, -1)
-        crossed = jnp.einsum("blj,kjal->kba", P, B[:, :, rows].reshape(len(B), -1, q, m))
-        found.append(2 * (jnp.einsum("kblal->kba", own) - crossed).reshape(len(A), -1))
+        crossed = jnp.einsum("blj,kjal->kba", P, B[:, :, rows].reshape(len(B), B.shape[1], q, m))
+        found.append(2 * (jnp.einsum("kblal->kba", own) - crossed).reshape(len(A), q * q))
     return jnp.concatenate(found, axis=1)
 
 
 def _inner(left: Float[Array, "a R r"], right: Float[Array, "b R r"]) -> Float[Array, "a b"]:
-    return left.reshape(len(left), -1) @ right.reshape(len(right), -1).T
+    size = left.shape[1] * left.shape[2]
+    return left.reshape(len(left), size) @ right.reshape(len(right), size).T
 
 
 def _second_order(

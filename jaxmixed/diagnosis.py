@@ -8,11 +8,15 @@ import numpy as np
 
 from jaxmixed import optim
 from jaxmixed.basis import ColumnBasis
+from jaxmixed.covariance import STRUCTURES
 from jaxmixed.estimates import Diagnostics, TermEstimate
 from jaxmixed.inference import FLAT
 from jaxmixed.linalg import is_positive_definite
 from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, scaled_gradient
 from jaxmixed.statistics import Term
+
+ALL_OF_IT = 100.0
+"""Standard deviation of effects relative to sigma at which a search that fails was after a sigma of zero."""
 
 FLAT_CURVATURE = 1e-9
 """Second derivative of the deviance below which a parameter is undetermined: a unit of it changes nothing."""
@@ -90,6 +94,20 @@ def singular_direction(label: TermLabel, term: TermEstimate) -> str | None:
     return (
         f"{label.group}: the covariance matrix has rank {rank} of {len(sd)}; the combination {combination} "
         "has an estimated variance of zero"
+    )
+
+
+def vanishing_residual(label: TermLabel, term: TermEstimate) -> str | None:
+    """Sentence about a covariance function beside which the residual variance goes to zero, or None."""
+    if term.covariance.name in STRUCTURES:
+        return None
+    ratio = float(np.sqrt((term.factor * term.factor).sum(axis=1).max()))
+    if ratio < ALL_OF_IT:
+        return None
+    return (
+        f"{label.group}: the effects vary {ratio:.3g} times as much as the residuals, whose variance goes to "
+        f"zero: {term.covariance.name} explains every row, as a rough kernel can where positions have one "
+        "row each; use a smoother kernel"
     )
 
 
@@ -253,6 +271,9 @@ def examine(
         )
     if found.status == optim.ITERATION_LIMIT or (found.status != optim.CONVERGED and not stationary):
         messages.insert(0, optim.MESSAGES[int(found.status)])
+    if messages:
+        pairs = zip(labels, terms, strict=True)
+        messages += [sentence for pair in pairs if (sentence := vanishing_residual(*pair))]
     return Diagnostics(
         converged=not messages,
         status=_account(int(found.status), bool(messages)),

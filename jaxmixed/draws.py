@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxmixed.covariance import semidefinite_cholesky
 from jaxmixed.errors import DataError
+from jaxmixed.root import semidefinite_root
 
 EFFECTS_STREAM = "random effects"
 """Stream of the standard normal numbers behind random effects: terms in order, levels, effects fastest."""
@@ -193,12 +194,15 @@ class EffectsSource:
     num_levels : int
     factor : (q, q) array
         Lower-triangular root of the covariance of one level's effects, in the units of the response.
+    between : (num_levels, num_levels) array or None
+        Root of the relationship matrix of the levels, where they are related.
     """
 
     Z: np.ndarray
     codes: np.ndarray
     num_levels: int
     factor: np.ndarray
+    between: np.ndarray | None = None
 
     @property
     def num_effects(self) -> int:
@@ -210,8 +214,8 @@ class EffectsSource:
 class ResponseSource:
     """A mixed model with all its parameters, from which responses can be drawn.
 
-    ``y = mean + sum_k Z_k b_k + e``, with ``b_k[level] ~ N(0, factor_k factor_k')`` and
-    ``e_i ~ N(0, sigma**2 / w_i)``.
+    ``y = mean + sum_k Z_k b_k + e``, with ``b_k[level] ~ N(0, factor_k factor_k')``, independent between
+    levels unless these are related, and ``e_i ~ N(0, sigma**2 / w_i)``.
 
     Attributes
     ----------
@@ -236,8 +240,16 @@ class ResponseSource:
         return self.sigma / np.sqrt(self.weights)
 
 
-def effects_source(Z: np.ndarray, codes: np.ndarray, num_levels: int, cov: np.ndarray) -> EffectsSource:
+def effects_source(
+    Z: np.ndarray,
+    codes: np.ndarray,
+    num_levels: int,
+    cov: np.ndarray,
+    relationship: np.ndarray | None = None,
+) -> EffectsSource:
     """Source of effects with the covariance ``cov`` (q, q), positive semidefinite and in absolute units.
+
+    With a relationship matrix A (num_levels, num_levels) the covariance of all effects is ``kron(A, cov)``.
 
     Examples
     --------
@@ -245,7 +257,17 @@ def effects_source(Z: np.ndarray, codes: np.ndarray, num_levels: int, cov: np.nd
     >>> source.factor
     array([[3.]])
     """
-    return EffectsSource(Z, codes, num_levels, semidefinite_cholesky(np.asarray(cov, dtype=np.float64)))
+    factor = semidefinite_cholesky(np.asarray(cov, dtype=np.float64))
+    between = None if relationship is None else semidefinite_root(relationship)[0]
+    return EffectsSource(Z, codes, num_levels, factor, between)
+
+
+def _related(between: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Effects of related levels from those of independent ones, (levels, q, count), element by element."""
+    found = np.zeros_like(own)
+    for column, value in zip(between.T, own, strict=True):
+        found += column[:, None, None] * value
+    return found
 
 
 def random_effects(
@@ -277,6 +299,8 @@ def random_effects(
         q = len(term.factor)
         own = standard[start : start + term.num_effects].reshape(term.num_levels, q, count)
         start += term.num_effects
+        if term.between is not None:
+            own = _related(term.between, own)
         effects = np.zeros((q, term.num_levels, count))
         for i, j in zip(*np.nonzero(term.factor), strict=True):
             effects[i] += term.factor[i, j] * own[:, j]

@@ -27,13 +27,12 @@ from jaxmixed.links import group_sums, per_entry, sampled_product
 from jaxmixed.precision import double_precision, to_host
 from jaxmixed.programs import Program
 from jaxmixed.root import (
-    Shapes,
-    factor_columns,
-    reflect_both,
-    reflect_rows,
+    Root,
+    level_rows,
     relative_covariance,
     spherical,
     times,
+    to_levels,
 )
 from jaxmixed.statistics import Level, SufficientStatistics, pad
 
@@ -60,10 +59,13 @@ def _given_coarser(
 
 
 class _SolvedRoot(NamedTuple):
-    """Relative covariance K of the root's effects given beta, and ``Y = K h``."""
+    """Relative covariance K of the root's effects given beta, and ``Y = K h``.
 
-    K: Float[Array, "R R"]
-    Y: Float[Array, "R r"]
+    Levels without rows, which only a known relationship has, follow the root's columns.
+    """
+
+    K: Float[Array, "R_all R_all"]
+    Y: Float[Array, "R_all r"]
 
 
 def _solve(
@@ -74,14 +76,14 @@ def _solve(
     chain = eliminate_chain(factors, stats)
     if stats.root is None:
         return factors, chain.levels, None, chain.schur
-    above, shapes = factors[len(chain.levels) :], stats.root.shapes
+    above, shapes, bases = factors[len(chain.levels) :], stats.root.shapes, stats.root.bases
     remaining = remaining_root(chain, stats.root)
     M, b = spherical(above, remaining.gram, remaining.cross, shapes)
     W, _ = inverse_and_logdet(M)
     X = W @ b
     K, Y = relative_covariance(above, W, shapes), times(above, X, shapes)
-    root = _SolvedRoot(reflect_both(K, shapes), reflect_rows(Y, shapes))  # back to the levels themselves
-    return factors, chain.levels, root, chain.schur - b.T @ X
+    K = to_levels(to_levels(K, shapes, bases).T, shapes, bases)
+    return factors, chain.levels, _SolvedRoot(K, to_levels(Y, shapes, bases)), chain.schur - b.T @ X
 
 
 def _standard_blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[Array, "q m"], ...]:
@@ -103,12 +105,12 @@ def _standard_blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tu
             right = right - group_sums(met, level.links, right.shape[-1])
         modes.insert(0, jnp.sum(L * right[None], axis=1))
     if stats.root is not None:
-        shapes = stats.root.shapes
-        modes += [
-            of_root[columns].reshape(effects, size)
-            for (size, effects), columns in zip(shapes, factor_columns(shapes), strict=True)
-        ]
+        modes += [of_root[rows] for rows in _level_rows(stats.root)]
     return tuple(mode * stats.scale for mode in modes)
+
+
+def _level_rows(root: Root) -> list[np.ndarray]:
+    return level_rows(root.shapes, root.bases, root.gram.shape[0])
 
 
 def blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[Array, "q m"], ...]:
@@ -123,7 +125,8 @@ def blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[
     Returns
     -------
     tuple of (q, m) arrays
-        For each level, finest first, and then each factor of the root, in the units of the response.
+        For each level, finest first, and then each factor of the root, in the units of the response. With a
+        known relationship levels without rows are the last of their factor's.
 
     Examples
     --------
@@ -134,7 +137,11 @@ def blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[
     [-1.333, 1.333]
     """
     modes = _standard_blup(theta, stats)
-    return tuple(jnp.linalg.solve(frame, mode) for frame, mode in zip(stats.frames, modes, strict=True))
+    modes = tuple(jnp.linalg.solve(frame, mode) for frame, mode in zip(stats.frames, modes, strict=True))
+    # What an entry knows of coarser columns, X and y is multiplied by the root of the copies it stands for.
+    roots = [jnp.sqrt(jnp.where(level.count > 0, level.count, 1)) for level in stats.levels]
+    chain = len(roots)
+    return tuple(mode / root for mode, root in zip(modes[:chain], roots, strict=True)) + modes[chain:]
 
 
 class _Coarser(NamedTuple):
@@ -181,12 +188,14 @@ def _level_covariance(
     return own, _Coarser(jnp.concatenate([top, bottom]), with_root)
 
 
-def _diagonal_blocks(K: Float[Array, "R R"], shapes: Shapes) -> list[Float[Array, "q q m"]]:
-    """Blocks of each level of the root's factors."""
+def _diagonal_blocks(
+    K: Float[Array, "R_all R_all"], factors: list[Float[Array, "q q"]], root: Root
+) -> list[Float[Array, "q q m"]]:
+    """Blocks of each level of the root's factors, with what related levels leave of one without rows."""
     found = []
-    for (size, effects), columns in zip(shapes, factor_columns(shapes), strict=True):
-        own = K[columns, columns].reshape(effects, size, effects, size)
-        found.append(jnp.diagonal(own, axis1=1, axis2=3))
+    for T, rows, basis in zip(factors, _level_rows(root), root.bases or (None,) * len(factors), strict=True):
+        own = K[rows[:, None], rows[None]]
+        found.append(own if basis is None else own + (T @ T.T)[:, :, None] * basis.rest)
     return found
 
 
@@ -201,6 +210,8 @@ def _standard_covariance(
     if root is not None:
         with_beta = -(of_beta @ root.Y[:, :p].T)
         of_root = root.K - root.Y[:, :p] @ with_beta
+    size = 0 if stats.root is None else stats.root.gram.shape[0]
+    linked = None if of_root is None else of_root[:size, :size]
     covariances: list[Float[Array, "q q m"]] = []
     coarser = _Coarser(of_beta[:, :, None], None)
     for T, level in zip(factors[: len(levels)][::-1], levels[::-1], strict=True):
@@ -209,10 +220,10 @@ def _standard_covariance(
             found, above = coarser.with_root, level.links.parents[:1]
             met = with_beta[:, level.links.column] if found is None else found[:, above[0]]
             coarser = coarser._replace(with_root=met)
-        own, coarser = _level_covariance(T, level, coarser, of_root)
+        own, coarser = _level_covariance(T, level, coarser, linked)
         covariances.insert(0, own)
     if stats.root is not None and of_root is not None:
-        covariances += _diagonal_blocks(of_root, stats.root.shapes)
+        covariances += _diagonal_blocks(of_root, factors[len(levels) :], stats.root)
     return tuple(covariances)
 
 

@@ -1,5 +1,6 @@
 """From reduced data to checked estimates on natural scales."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxmixed.covariance import Covariance
 from jaxmixed.crossproducts import Reduction
 from jaxmixed.diagnosis import TermLabel, closed_form, examine, is_determined
 from jaxmixed.errors import DesignError
-from jaxmixed.estimates import Estimates, TermEstimate
+from jaxmixed.estimates import Diagnostics, Estimates, TermEstimate
 from jaxmixed.likelihood import LOG_2PI, Method
 from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, SingleRunner, scaled_gradient, search
 from jaxmixed.starts import moment_start
@@ -17,6 +18,14 @@ from jaxmixed.statistics import SufficientStatistics
 
 NO_RESIDUAL = 1e-8
 """A search that fails with a residual sum of squares below this share of the total was after one of zero."""
+
+NEARLY_NONE = 1e-6
+"""A search that fails with less than this share, where levels are related, was on its way to none."""
+
+_NO_RESIDUAL_LEFT = (
+    "the residual variance goes to zero: the related levels explain all that the fixed effects leave (a "
+    "heritability of one); the estimates are those of the last step towards it"
+)
 
 _ZERO_RESIDUAL = (
     "The residual variance is zero: {}, so the likelihood is unbounded. Drop effects, or check "
@@ -43,9 +52,12 @@ def check_within(stats: SufficientStatistics, whole: np.ndarray, method: Method)
     coefficients, _, rank, _ = np.linalg.lstsq(X, Xy, rcond=1e-12)
     if stats.total[-1, -1] - Xy @ coefficients > 1e-24 * whole[-1, -1]:
         return
-    saturated = int(stats.nobs) - np.count_nonzero(np.diagonal(stats.levels[0].root) > 0) - rank <= 0
+    finest = np.count_nonzero(np.diagonal(stats.levels[0].root) > 0) if stats.levels else 0
+    saturated = int(stats.nobs) - finest - rank <= 0
     if saturated and method == "reml":
         return  # no row is left to estimate sigma within groups, but the restricted likelihood is bounded
+    if not stats.levels:
+        raise DesignError(_ZERO_RESIDUAL.format("the fixed effects reproduce every row"))
     reason = (
         "the fixed effects and the finest groups together reproduce every row"
         if saturated
@@ -54,28 +66,49 @@ def check_within(stats: SufficientStatistics, whole: np.ndarray, method: Method)
     raise DesignError(_ZERO_RESIDUAL.format(reason))
 
 
-def has_no_residual(schur: np.ndarray, whole: np.ndarray) -> bool:
+def has_no_residual(schur: np.ndarray, whole: np.ndarray, share: float = NO_RESIDUAL) -> bool:
     """Whether the residual sum of squares of an optimum is rounding beside that of the fixed effects alone.
 
     Parameters
     ----------
     schur, whole : (p + 1, p + 1) arrays
         Schur complements at the optimum, and without random effects.
+    share : float
+        Of the sum of squares without random effects, below which there is none.
 
     Returns
     -------
     bool
     """
     rss = schur[-1, -1] - schur[-1, :-1] @ np.linalg.lstsq(schur[:-1, :-1], schur[:-1, -1])[0]
-    return not rss > NO_RESIDUAL * whole[-1, -1]
+    return not rss > share * whole[-1, -1]
 
 
-def _check_residual(found: Optimum, whole: np.ndarray) -> None:
+def _has_related(stats: SufficientStatistics) -> bool:
+    return stats.root is not None and any(basis is not None for basis in stats.root.bases)
+
+
+def _check_residual(found: Optimum, whole: np.ndarray, stats: SufficientStatistics) -> None:
     """Refuse crossed factors that together reproduce the response: the search ran until digits gave out."""
+    if _has_related(stats) and stats.root is not None and len(stats.root.gram) >= stats.nobs:
+        return  # with as many related levels as rows it is a limit that can be told, not an error
     flat = scaled_gradient(found.gradient, found.hessian) <= GRADIENT_TOLERANCE
     if np.isfinite(found.schur).all() and not flat and has_no_residual(found.schur, whole):
         reason = f"the fixed effects and the groups reproduce every row, but for {NO_RESIDUAL:g} of the total"
         raise DesignError(_ZERO_RESIDUAL.format(reason))
+
+
+def _near_no_residual(
+    diagnostics: Diagnostics, stats: SufficientStatistics, schur: np.ndarray, whole: np.ndarray
+) -> Diagnostics:
+    """Say it where a search goes on for ever because related levels explain all of the variation."""
+    if not _has_related(stats) or not has_no_residual(schur, whole, NEARLY_NONE):
+        return diagnostics
+    assert stats.root is not None
+    if diagnostics.converged and len(stats.root.gram) < stats.nobs:
+        return diagnostics  # small, but told by levels with several rows
+    messages = (_NO_RESIDUAL_LEFT, *diagnostics.messages)
+    return replace(diagnostics, converged=False, messages=messages)
 
 
 def ungrouped(stats: SufficientStatistics) -> np.ndarray:
@@ -182,14 +215,13 @@ def _term_estimate(
 ) -> TermEstimate:
     """Estimates of a term in the data's units from its parameters in standardised coordinates."""
     frame = np.linalg.inv(basis)
-    root = frame @ np.tensordot(standard, covariance.jacobian(standard), axes=1)
-    theta = covariance.from_factor(root)
-    scaled = sigma * root
+    theta = covariance.transformed(standard, frame)
+    scaled = sigma * (frame @ covariance.factor(standard))
     return TermEstimate(
         group=label.group,
         names=label.names,
         structure=covariance.name,
-        factor=np.tensordot(theta, covariance.jacobian(theta), axes=1),
+        factor=covariance.factor(theta),
         cov=scaled @ scaled.T,
         num_levels=label.num_levels,
         frame_index=label.frame_index,
@@ -213,7 +245,7 @@ def _search(
     check_within(reduction.stats, whole, method)
     run = SingleRunner(reduction.compact, method, max_evaluations)
     found = search(run, moment_start(reduction.compact)[None]).take(0)
-    _check_residual(found, whole)
+    _check_residual(found, whole, reduction.stats)
     if not np.isfinite(found.value):
         raise DesignError(
             "The likelihood is not finite at any starting value (moments, 0.2 and 4 times their factors, "
@@ -284,6 +316,7 @@ def fit(
             dropped=dropped,
             condition=condition,
         )
+        diagnostics = _near_no_residual(diagnostics, stats, found.schur, whole)
     return Estimates(
         method=method,
         beta=spread_columns(beta[None], keep, len(x_names))[0],

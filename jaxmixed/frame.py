@@ -8,7 +8,7 @@ frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from jaxmixed.errors import DataError, DesignError
 from jaxmixed.formula import parse
 from jaxmixed.grouping import GroupCoding, code_group
 from jaxmixed.ingest import DataColumn, Table, column_from_values, example_value, numbers, read_columns
+from jaxmixed.relationship import PROPORTIONAL, Known, Relationship, check_labels, match_levels
 from jaxmixed.terms import Call, Column, Expr, Formula, RandomTerm
 
 _MISSING_OPTIONS = ("drop", "raise")
@@ -56,8 +57,12 @@ class GroupDesign:
         Level number of each row. Terms with the same grouping share this object, and ``levels``.
     levels : pandas.Index
         The m levels: values of the column, or texts "a:b" for a combination of columns.
-    structure
-        Covariance structure.
+    structure : str
+        Name of the covariance structure; of a given covariance function, that itself.
+    relationship : Relationship or None
+        Known relationship between the levels. Levels without rows then follow those that have some.
+    factor_levels : pandas.Index or None
+        Where the effects are the indicators of all levels of one factor, those levels.
     """
 
     term: RandomTerm
@@ -67,7 +72,14 @@ class GroupDesign:
     Z: np.ndarray
     codes: np.ndarray
     levels: pd.Index
-    structure: str
+    structure: Any
+    relationship: Relationship | None = None
+    factor_levels: pd.Index | None = None
+
+    @property
+    def num_recorded(self) -> int:
+        """Number of levels with rows."""
+        return len(self.levels) if self.relationship is None else self.relationship.recorded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,6 +147,8 @@ def build_frame(
     missing: str = "drop",
     contrasts: Mapping[str, str] | None = None,
     functions: UserFunctions | None = None,
+    relationships: Mapping[str, Known] | None = None,
+    covariance: Any = None,
 ) -> ModelFrame:
     """Bring formula and data together.
 
@@ -158,6 +172,11 @@ def build_frame(
         R, and ``"treatment"`` for other factors. A contrast in the formula takes precedence.
     functions
         Functions of the caller that the formula may use, by name; they get float64 arrays of the kept rows.
+    relationships
+        Known relationships between levels, by group label.
+    covariance
+        Structures of the random effects as :func:`jaxmixed.mixed` takes them: effects with a covariance
+        function, of few parameters, may outnumber the rows.
 
     Returns
     -------
@@ -195,7 +214,7 @@ def build_frame(
 
     evaluator = Evaluator(table, kept, functions, contrasts)
     y = _response(formula.response, evaluator)
-    X, groups, encoding = _designs(formula, plan, evaluator, offset)
+    X, groups, encoding = _designs(formula, plan, evaluator, offset, relationships or {}, covariance)
     frame = ModelFrame(
         formula=formula,
         y=y,
@@ -219,7 +238,12 @@ def build_frame(
 
 
 def _designs(
-    formula: Formula, plan: Plan, evaluator: Evaluator, offset: Any
+    formula: Formula,
+    plan: Plan,
+    evaluator: Evaluator,
+    offset: Any,
+    relationships: Mapping[str, Known],
+    covariance: Any,
 ) -> tuple[np.ndarray, tuple[GroupDesign, ...], Encoding]:
     """Code all effects, then make the design matrices."""
     fixed = code_effects(formula.fixed.intercept, plan.fixed, evaluator)
@@ -230,7 +254,7 @@ def _designs(
     _check_contrasts(evaluator)
     X = design_matrix(fixed, evaluator)
     X.flags.writeable = False
-    groups, group_codings = _group_designs(formula, fixed, X, random, evaluator)
+    groups, group_codings = _group_designs(formula, fixed, X, random, evaluator, relationships, covariance)
     encoding = Encoding(
         formula=formula,
         factors=evaluator.factors,
@@ -377,30 +401,71 @@ def _group_designs(
     X: np.ndarray,
     random: tuple[EffectsCoding, ...],
     evaluator: Evaluator,
+    relationships: Mapping[str, Known],
+    covariance: Any,
 ) -> tuple[tuple[GroupDesign, ...], dict[tuple[str, ...], GroupCoding]]:
     """Random-effects designs; terms with one grouping share its codes and levels."""
+    check_labels(relationships, {term.group_label for term in formula.random})
     coded: dict[tuple[str, ...], tuple[np.ndarray, GroupCoding]] = {}
+    related: dict[tuple[str, ...], Relationship | None] = {}
     designs = []
     for term, effects in zip(formula.random, random, strict=True):
         if term.group not in coded:
-            coded[term.group] = code_group(term.group, evaluator.table, evaluator.kept)
+            codes, group = code_group(term.group, evaluator.table, evaluator.kept)
+            related[term.group] = _relationship(relationships.get(term.group_label), term, group)
+            coded[term.group] = codes, _with_all_levels(group, related[term.group])
         codes, group = coded[term.group]
-        _check_term(term, effects, group.levels, len(X))
+        relationship = related[term.group]
+        recorded = group.levels if relationship is None else group.levels[: relationship.recorded]
+        label = term.group_label
+        _check_term(term, effects, recorded, len(X), relationship, _is_structured(covariance, label))
         shared = matching_columns(fixed, effects)
         Z = design_matrix(effects, evaluator) if shared is None else X[:, shared]
         Z.flags.writeable = False
-        label = term.group_label
-        designs.append(
-            GroupDesign(term, label, term.group, effects.names, Z, codes, group.levels, term.structure)
-        )
+        facts = (term, label, term.group, effects.names)
+        indicated = _factor_levels(effects, evaluator)
+        designs.append(GroupDesign(*facts, Z, codes, group.levels, term.structure, relationship, indicated))
     return tuple(designs), {columns: group for columns, (_, group) in coded.items()}
 
 
-def _check_term(term: RandomTerm, effects: EffectsCoding, levels: pd.Index, num_rows: int) -> None:
+def _is_structured(covariance: Any, label: str) -> bool:
+    """Whether terms of a group are given anything else than names of structures."""
+    own = covariance.get(label) if isinstance(covariance, Mapping) else covariance
+    several = own if isinstance(own, list | tuple) else (own,)
+    return not all(one is None or isinstance(one, str) for one in several)
+
+
+def _factor_levels(effects: EffectsCoding, evaluator: Evaluator) -> pd.Index | None:
+    """Levels of the one factor whose indicators are the effects, if that is what they are."""
+    if effects.intercept or effects.full != ((True,),):
+        return None
+    return evaluator.factors[effects.terms[0].labels[0]].levels
+
+
+def _relationship(own: Known | None, term: RandomTerm, group: GroupCoding) -> Relationship | None:
+    return None if own is None else match_levels(own, group.levels, term.group_label, term.group)
+
+
+def _with_all_levels(group: GroupCoding, relationship: Relationship | None) -> GroupCoding:
+    """The coding with the levels that a relationship matrix has beyond those of the rows."""
+    if relationship is None or relationship.recorded == len(relationship.levels):
+        return group
+    return replace(group, column_levels=(relationship.levels,), levels=relationship.levels)
+
+
+def _check_term(
+    term: RandomTerm,
+    effects: EffectsCoding,
+    levels: pd.Index,
+    num_rows: int,
+    relationship: Relationship | None,
+    structured: bool,
+) -> None:
     """Refuse a term whose variances cannot be estimated, before its columns are built.
 
     The limits are lme4's: more than one level, fewer levels than rows, and fewer random effects than rows in
-    each block of correlated effects.
+    each block of correlated effects. Levels that are related need not repeat: their variance is told from the
+    residual variance by the relationships; so need not effects with a covariance function of few parameters.
     """
     label, text, num_levels = term.group_label, term.text, len(levels)
     if num_levels < 2:
@@ -408,14 +473,22 @@ def _check_term(term: RandomTerm, effects: EffectsCoding, levels: pd.Index, num_
             f"the grouping {label!r} of {text} has one level, {levels.tolist()[0]!r}, in the rows used; a "
             "variance between groups needs at least two"
         )
-    if num_levels >= num_rows:
+    told_apart = relationship is not None and not relationship.is_plain
+    if num_levels >= num_rows and not told_apart:
+        plain = (
+            ""
+            if relationship is None
+            else "; the relationship matrix given is a multiple of the identity, which says nothing more"
+        )
         raise DesignError(
             f"the grouping {label!r} of {text} has {num_levels} levels for {num_rows} rows, one row per "
-            "level, so its variance cannot be told from the residual variance; group by a column whose "
-            "levels repeat"
+            f"level, so its variance cannot be told from the residual variance{plain}; group by a column "
+            "whose levels repeat"
         )
+    if structured:
+        return
     width = _block_width(term.structure, effects)
-    if width * num_levels >= num_rows:
+    if width * num_levels >= num_rows and not told_apart:
         raise DesignError(
             f"the term {text} has {width * num_levels} random effects, {num_rows} rows: {width} effects for "
             f"each of {num_levels} levels of {label!r} cannot be told from the residuals; drop effects from "
@@ -454,17 +527,31 @@ def _block_width(structure: str, effects: EffectsCoding) -> int:
 def _check_same_partition(groups: tuple[GroupDesign, ...]) -> None:
     for position, group in enumerate(groups):
         for other in groups[:position]:
-            different = group.columns == other.columns or len(group.levels) != len(other.levels)
+            different = group.columns == other.columns or group.num_recorded != other.num_recorded
             if different or not set(group.names) & set(other.names):
                 continue
-            partner = np.empty(len(group.levels), dtype=np.int64)
+            partner = np.empty(group.num_recorded, dtype=np.int64)
             partner[group.codes] = other.codes
-            if np.array_equal(partner[group.codes], other.codes):
+            alike = np.array_equal(partner[group.codes], other.codes)
+            if alike and (_unrelated(group, other) or _related_alike(group, other, partner)):
                 raise DesignError(
                     f"the groupings {other.label!r} and {group.label!r} split the rows into the same "
-                    f"{len(group.levels)} groups, so the variances of {other.term.text} and "
+                    f"{group.num_recorded} groups, so the variances of {other.term.text} and "
                     f"{group.term.text} cannot be told apart; keep one of them"
                 )
+
+
+def _unrelated(group: GroupDesign, other: GroupDesign) -> bool:
+    return group.relationship is None and other.relationship is None
+
+
+def _related_alike(group: GroupDesign, other: GroupDesign, partner: np.ndarray) -> bool:
+    """Whether two groupings of the same partition have the same covariances, but for a factor."""
+    own, others = (
+        np.eye(len(partner)) if one.relationship is None else one.relationship.correlation
+        for one in (group, other)
+    )
+    return bool(np.abs(own - others[np.ix_(partner, partner)]).max() <= PROPORTIONAL)
 
 
 def _check_fixed_and_random(frame: ModelFrame) -> None:

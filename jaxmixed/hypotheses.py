@@ -281,7 +281,13 @@ def _without(frame: ModelFrame, columns: tuple[int, ...]) -> ModelFrame:
 def _unfitted(frame: ModelFrame) -> Fit:
     """What a comparison needs of a fit, without one."""
     terms = [
-        SimpleNamespace(frame_index=i, structure=group.structure, group=group.label, names=group.names)
+        SimpleNamespace(
+            frame_index=i,
+            structure=group.structure,
+            covariance=group.structure,
+            group=group.label,
+            names=group.names,
+        )
         for i, group in enumerate(frame.groups)
     ]
     estimates = SimpleNamespace(beta=np.zeros(len(frame.x_names)), terms=terms)

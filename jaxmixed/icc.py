@@ -140,4 +140,6 @@ def _note(frame: ModelFrame, estimates: Estimates) -> str:
         notes.append("at zero of the covariates that have random effects")
     if frame.weights is not None:
         notes.append("for rows of weight 1")
+    if any(group.relationship is not None for group in frame.groups):
+        notes.append("for levels whose diagonal element in the relationship matrix is 1")
     return " and ".join(notes)

@@ -20,7 +20,7 @@ one. What a model has held, undetermined or not finite never touches its neighbo
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -37,6 +37,9 @@ reciprocal of that trace is a lower bound of them."""
 
 MOVED = 1e-4
 """A component this large of a flat direction of length one: it moves the parameter."""
+
+MOST_NAMED = 4
+"""Effects that a label names one by one."""
 
 CORRELATION_BOUND = 1e-10
 """A correlation this close to +-1 is on the boundary."""
@@ -255,7 +258,7 @@ def _element_rows(
         q, size = covariance.q, standard.shape[1]
         jacobian = frame[..., None, :, :] @ covariance.jacobian(standard)
         shape = jacobian.shape[:-3]
-        T = (standard[:, None] @ jacobian.reshape(*shape, size, q * q)).reshape(B, q, q)
+        T = frame @ covariance.factor(standard)
         half = (jacobian.reshape(*shape, size * q, q) @ T.swapaxes(1, 2)).reshape(B, size, q, q)
         i, j = np.array(own).T
         rows, columns = np.stack([i, i, j]), np.stack([j, i, j])
@@ -345,6 +348,69 @@ def variance_inference(parameters: VarianceParameters) -> VarianceInference:
     )
 
 
+class NaturalParameters(NamedTuple):
+    """Parameters of B covariances that are no elements of them (lengths, autocorrelations ...).
+
+    Attributes
+    ----------
+    names : tuple of str
+    estimate, std_error, conf_low, conf_high : (B, a) arrays
+        NaN where the variance is zero, so that nothing has these parameters.
+    scaled_error : (B, a) array
+        Standard errors on the free scale, on which the intervals are symmetric.
+    """
+
+    names: tuple[str, ...]
+    estimate: np.ndarray
+    std_error: np.ndarray
+    conf_low: np.ndarray
+    conf_high: np.ndarray
+    scaled_error: np.ndarray
+
+
+@np.errstate(all="ignore")
+def natural_parameters(parameters: VarianceParameters, level: float = 0.95) -> list[NaturalParameters]:
+    """Parameters of each term's structure that its covariance matrix does not show, such as a kernel's.
+
+    Standard errors by the delta method from the exact Hessian; intervals symmetric on the free scale
+    (logarithm, atanh).
+
+    Parameters
+    ----------
+    parameters : VarianceParameters
+        Of B models.
+    level : float
+        Confidence level.
+
+    Returns
+    -------
+    list of NaturalParameters
+        One per term, mostly without any.
+    """
+    z = normal_quantile(level)
+    any_shown = any(covariance.natural_names for covariance in parameters.covariances)
+    variances = np.zeros(0)
+    if any_shown:
+        variances = np.einsum("bii->bi", parameter_covariance(parameters))
+    found, start = [], 0
+    for covariance, standard in zip(parameters.covariances, parameters.standard, strict=True):
+        natural = covariance.natural(standard)
+        own = [start + position for position in natural.position]
+        start += covariance.num_params
+        if not own:
+            found.append(NaturalParameters((), *[natural.value] * 5))
+            continue
+        held = ~parameters.free[:, own] | np.isnan(natural.value)
+        error = np.where(held, np.nan, np.sqrt(variances[:, own]))
+        free = standard[:, list(natural.position)]
+        limits = natural.inverse(free - z * error), natural.inverse(free + z * error)
+        slope = np.abs(natural.slope)
+        found.append(
+            NaturalParameters(covariance.natural_names, natural.value, slope * error, *limits, error)
+        )
+    return found
+
+
 @np.errstate(all="ignore")
 def variance_tables(vi: VarianceInference, level: float = 0.95) -> dict[str, np.ndarray]:
     """Numbers of the tables of variance parameters, with Stata's intervals.
@@ -396,8 +462,13 @@ def variance_tables(vi: VarianceInference, level: float = 0.95) -> dict[str, np.
     }
 
 
+def joined(names: tuple[str, ...], between: str = " ") -> str:
+    """Effects with one variance in common, named together; of many, the first and the last."""
+    return between.join(names) if len(names) <= MOST_NAMED else f"{names[0]} ... {names[-1]}"
+
+
 def variance_labels(
-    index: tuple[tuple[int, int, int], ...], terms: Iterable[tuple[str, tuple[str, ...], str]]
+    index: tuple[tuple[int, int, int], ...], terms: Iterable[tuple[str, tuple[str, ...], bool]]
 ) -> dict[str, list[str | None]]:
     """What the rows of a table of variance parameters are called.
 
@@ -405,8 +476,9 @@ def variance_labels(
     ----------
     index : tuple of (term, i, j)
         Of a VarianceInference.
-    terms : iterable of (group, names, structure)
-        Label of the grouping factor, names of the effects and covariance structure of each term.
+    terms : iterable of (group, names, homogeneous)
+        Label of the grouping factor and names of the effects of each term, and whether these have one
+        variance in common.
 
     Returns
     -------
@@ -416,15 +488,14 @@ def variance_labels(
 
     Examples
     --------
-    >>> variance_labels(((0, 0, 0), (-1, 0, 0)), [("school", ("(Intercept)",), "unstructured")])
+    >>> variance_labels(((0, 0, 0), (-1, 0, 0)), [("school", ("(Intercept)",), False)])
     {'group': ['school', 'Residual'], 'effect': ['(Intercept)', None], 'effect2': [None, None]}
     """
     known = list(terms)
     columns: dict[str, list[str | None]] = {"group": [], "effect": [], "effect2": []}
     for number, i, j in index:
-        group, names, structure = known[number] if number >= 0 else ("Residual", (), "")
-        common = structure in ("identity", "exchangeable") and len(names) > 1
-        shown = (" ".join(names),) * len(names) if common else names
+        group, names, homogeneous = known[number] if number >= 0 else ("Residual", (), False)
+        shown = (joined(names),) * len(names) if homogeneous and names else names
         columns["group"].append(group)
         columns["effect"].append(shown[j] if shown else None)
         columns["effect2"].append(None if i == j else shown[i])
@@ -449,7 +520,9 @@ def variance_table(
     dict of str to list
         Columns ``group, effect, effect2`` and those of `variance_tables`; the residual is the last row.
     """
-    labels = variance_labels(vi.index, ((term.group, term.names, term.structure) for term in estimates.terms))
+    labels = variance_labels(
+        vi.index, ((term.group, term.names, term.covariance.homogeneous) for term in estimates.terms)
+    )
     columns: dict[str, list[object]] = {name: [*column] for name, column in labels.items()}
     columns.update((name, column.tolist()) for name, column in variance_tables(vi, level).items())
     return columns

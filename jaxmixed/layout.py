@@ -18,6 +18,12 @@ from jaxmixed.links import LARGEST_PAIRS, PRODUCT_COST, fill_cost
 ROOT_COPIES = 12
 """Matrices of the root's size that an evaluation with second derivatives holds at its peak."""
 
+PROPORTIONAL = 1e-10
+"""A matrix that differs from a multiple of the identity by less than this share of it is one."""
+
+BASIS_COPIES = 8
+"""Further matrices of the order of a known relationship matrix: itself, its root, and what makes that."""
+
 PAIR_BYTES = 40
 """Bytes for a pair of entries: its indices, and the products that an evaluation makes."""
 
@@ -34,17 +40,26 @@ class Grouping:
     size : int
         Number of groups m.
     label : str
+    relationship : (all, all) array or None
+        Known relationship matrix A: the effects have covariance ``sigma**2 kron(A, G)``. Its first m rows are
+        those of the groups; further ones belong to groups without rows. Such a factor is always in the root.
     """
 
     Z: np.ndarray
     codes: np.ndarray
     size: int
     label: str
+    relationship: np.ndarray | None = None
 
     @property
     def columns(self) -> int:
         """Number of its random effects."""
         return self.size * self.Z.shape[1]
+
+    @property
+    def all_levels(self) -> int:
+        """Number of groups with those without rows."""
+        return self.size if self.relationship is None else len(self.relationship)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,15 @@ class Layout:
     def order(self) -> tuple[int, ...]:
         """The chain's factors, then the root's: the order of the statistics' levels."""
         return (*self.chain, *self.root)
+
+
+def is_plain(grouping: Grouping) -> bool:
+    """Whether the groups are unrelated and alike: a relationship matrix is a multiple of the identity."""
+    if grouping.relationship is None:
+        return True
+    own = grouping.relationship[: grouping.size, : grouping.size]
+    scale = float(np.mean(np.diagonal(own)))
+    return bool(np.abs(own - scale * np.eye(grouping.size)).max() <= PROPORTIONAL * scale)
 
 
 def is_nested(fine: Grouping, coarse: Grouping) -> bool:
@@ -124,7 +148,7 @@ def arrange(groupings: Sequence[Grouping]) -> Layout:
     Parameters
     ----------
     groupings : sequence of Grouping
-        Distinct factors, by falling number of groups.
+        Distinct factors, by falling number of groups. Those with a known relationship join the root.
 
     Returns
     -------
@@ -145,19 +169,20 @@ def arrange(groupings: Sequence[Grouping]) -> Layout:
     if not groupings:
         return Layout((), ())
     count = len(groupings)
+    independent = [number for number in range(count) if groupings[number].relationship is None]
     # Of two factors that define the same groups, the first counts as the finer one.
     within = [
         [
             j
-            for j in range(count)
+            for j in independent
             if (groupings[j].size, -j) < (groupings[i].size, -i) and is_nested(groupings[i], groupings[j])
         ]
         for i in range(count)
     ]
     # Only the next coarser factors: those that are not reached through another one.
     above = [[j for j in within[i] if not any(j in within[k] for k in within[i])] for i in range(count)]
-    chains = [chain for start in range(count) for chain in _chains(above, start)]
-    best = min(chains, key=lambda chain: (*_cost(chain, groupings), -len(chain)))
+    chains = [chain for start in independent for chain in _chains(above, start)]
+    best = min(chains, key=lambda chain: (*_cost(chain, groupings), -len(chain)), default=())
     layout = Layout(best, tuple(number for number in range(count) if number not in best))
     _check_memory(layout, groupings)
     return layout
@@ -181,7 +206,10 @@ def root_bytes(layout: Layout, groupings: Sequence[Grouping]) -> float:
     """Memory that the root takes: matrices of its order, and the lists of pairs."""
     _, columns, effects = _remaining(layout.chain, groupings)
     pairs = sum(_expected_pairs(groupings[number], columns, effects) for number in layout.chain)
-    return 8.0 * ROOT_COPIES * float(columns) ** 2 + PAIR_BYTES * min(pairs, LARGEST_PAIRS)
+    known = sum(
+        BASIS_COPIES * float(own.all_levels) ** 2 for own in groupings if own.relationship is not None
+    )
+    return 8.0 * (ROOT_COPIES * float(columns) ** 2 + known) + PAIR_BYTES * min(pairs, LARGEST_PAIRS)
 
 
 def _check_memory(layout: Layout, groupings: Sequence[Grouping]) -> None:
@@ -194,13 +222,21 @@ def _check_memory(layout: Layout, groupings: Sequence[Grouping]) -> None:
     factors, columns, _ = _remaining(layout.chain, groupings)
     others = sorted(factors, key=lambda grouping: -grouping.columns)
     chain = " and ".join(repr(groupings[number].label) for number in layout.chain)
+    if any(other.relationship is not None for other in factors):
+        remedy = "A known relationship makes a factor dense: keep fewer of its levels in the data"
+    else:
+        remedy = (
+            f"The cause is {others[0].label!r}: merge or drop its rarely seen levels, make it coarser, or "
+            "leave it out"
+        )
     sizes = ", ".join(
         f"{other.label!r} ({other.size:,} levels × {other.Z.shape[1]} effect{'s'[: other.Z.shape[1] > 1]})"
         for other in others
     )
     raise DesignError(
-        f"These crossed grouping factors need about {needed / 1e9:,.1f} GB ({needed:,.0f} bytes), and "
-        f"{free / 1e9:,.1f} GB are available. {chain} would be eliminated; {sizes} then form a dense matrix "
-        f"of {columns:,} columns, {8 * columns**2 / 1e9:,.1f} GB each time it is stored. The cause is "
-        f"{others[0].label!r}: merge or drop its rarely seen levels, make it coarser, or leave it out."
+        f"These {'crossed ' if chain else ''}grouping factors need about {needed / 1e9:,.1f} GB "
+        f"({needed:,.0f} bytes), and {free / 1e9:,.1f} GB are available. "
+        + (f"{chain} would be eliminated; {sizes} then form" if chain else f"{sizes} form")
+        + f" a dense matrix of {columns:,} columns, {8 * columns**2 / 1e9:,.1f} GB each time it is stored. "
+        f"{remedy}."
     )

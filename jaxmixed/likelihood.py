@@ -14,21 +14,22 @@ et al. 2015, Journal of Statistical Software 67(1), sections 2.3 and 3.4; Pinhei
 The cost is O(entries q^3), and O(R^3) with a root of R columns; no matrix of the order of n is ever formed.
 Group covariances enter through T alone, so singular ones are ordinary.
 
-Everything here follows the dtype of its inputs, raises nothing on values and composes with jit, grad, jvp and
-vmap.
+Everything here follows the dtype of its inputs, raises nothing on values (outside the domain they give NaN)
+and composes with jit, grad, jvp, vjp, hessian, vmap and sharding, in any order.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
 from jaxmixed._types import AnyArray
-from jaxmixed.linalg import identity, inverse_and_logdet, matmul, transpose
+from jaxmixed.linalg import identity, inverse_and_logdet, matmul, resolvent, transpose
 from jaxmixed.links import Links, column_sums, outer_sum, per_entry, projected
 from jaxmixed.root import Root, eliminate_root, reflect
 from jaxmixed.statistics import Level, SufficientStatistics, summarise
@@ -78,6 +79,15 @@ def middle(
     return -jnp.sum(TA[:, :, None, :] * transpose(T[:, :, None])[None, :, :, :], axis=1), logdet
 
 
+def _middle_of_covariance(
+    G: Float[Array, "q q"], root: Float[AnyArray, "q q m"], form: str
+) -> tuple[Float[Array, "q q m"], Float[Array, " m"]]:
+    """:func:`middle` of the relative covariance itself, in the moments form: smooth where it is singular."""
+    assert form == "moments"
+    A, _, logdet = resolvent(G, jnp.asarray(root))
+    return -A, logdet
+
+
 def _update_per_entry(
     omega: Float[Array, "q q m"], level: Level, rows: slice, columns: slice
 ) -> Float[Array, "a b m"]:
@@ -91,16 +101,12 @@ def _update_per_entry(
 
 
 def _update_total(omega: Float[Array, "q q m"], level: Level, columns: slice) -> Float[Array, "r r"]:
-    """Sum over the entries of ``C' Omega C``."""
+    """Sum over the entries of ``C' Omega C``, without merging axes: entries may be spread over devices."""
     if level.cross is not None:
         C = level.cross[:, columns]
-        half = matmul(omega, C)
-        r = C.shape[1]
-        return jnp.swapaxes(C, 0, 1).reshape(r, -1) @ jnp.swapaxes(half, 0, 1).reshape(r, -1).T
+        return jnp.tensordot(C, matmul(omega, C), axes=((0, 2), (0, 2)))
     assert level.gram is not None
-    block = level.gram[:, :, :, columns, columns]
-    r = block.shape[-1]
-    return (omega.reshape(-1) @ block.reshape(-1, r * r)).reshape(r, r)
+    return jnp.tensordot(omega, level.gram[:, :, :, columns, columns], axes=3)
 
 
 def _scatter(
@@ -186,7 +192,11 @@ def _link_parent(
     return replace(parent.links, values=parent.links.values + sums.T)
 
 
-def eliminate_chain(factors: Sequence[Float[Array, "q q"]], stats: SufficientStatistics) -> Elimination:
+def eliminate_chain(
+    factors: Sequence[Float[Array, "q q"]],
+    stats: SufficientStatistics,
+    middle: Callable[..., tuple[Array, Array]] = middle,
+) -> Elimination:
     """Eliminate the random effects of the nested levels one by one, the finest first; not the root's.
 
     Parameters
@@ -194,6 +204,8 @@ def eliminate_chain(factors: Sequence[Float[Array, "q q"]], stats: SufficientSta
     factors : sequence of (q, q) arrays
         Relative factor of each level of the chain (the root's, if they follow, are not used).
     stats : SufficientStatistics
+    middle : callable
+        Makes the middle matrices of a level from its factor; from whatever `factors` are, if not factors.
 
     Returns
     -------
@@ -342,7 +354,7 @@ def deviance(
     >>> round(float(deviance(jnp.array([1.0]), stats, method="ml")), 3)
     17.345
     """
-    return profile(level_factors(theta, stats), stats, method=method).deviance
+    return profile(level_factors(jnp.asarray(theta), stats), stats, method=method).deviance
 
 
 class Parameters(NamedTuple):
@@ -376,6 +388,7 @@ def loglik(params: Parameters, stats: SufficientStatistics, *, method: Method = 
     Returns
     -------
     scalar
+        Not finite where `sigma` is not positive.
 
     Examples
     --------
@@ -387,69 +400,134 @@ def loglik(params: Parameters, stats: SufficientStatistics, *, method: Method = 
     -8.673
     """
     beta, theta, sigma = params
-    logdet, schur, *_ = eliminate(level_factors(theta, stats), stats)
+    logdet, schur, *_ = eliminate(level_factors(jnp.asarray(theta), stats), stats)
+    return _log_density(beta, sigma, logdet, schur, stats, method)
+
+
+def _log_density(
+    beta: Float[Array, " p"],
+    sigma: Float[Array, ""],
+    logdet: Float[Array, ""],
+    schur: Float[Array, "r r"],
+    stats: SufficientStatistics,
+    method: Method,
+) -> Float[Array, ""]:
+    """Log-likelihood on natural scales from log|V| and the Schur complement of an elimination."""
     p = schur.shape[0] - 1
-    variance = sigma**2
+    beta, sigma = jnp.asarray(beta), jnp.asarray(sigma)
     constants = logdet - stats.sum_log_weights
     if method == "reml":
         inverse, logdet_x = inverse_and_logdet(schur[:p, :p])
         rss = schur[p, p] - schur[p, :p] @ (inverse @ schur[:p, p])
         constants = constants + logdet_x + stats.log_det_basis
     else:
-        v = jnp.append(-(stats.basis @ (beta - stats.origin)) / stats.scale, jnp.ones((), beta.dtype))
+        v = jnp.append(-(stats.basis @ (beta - stats.origin)) / stats.scale, jnp.ones((), schur.dtype))
         rss = v @ schur @ v
     df = degrees_of_freedom(stats, method)
-    return -0.5 * (constants + df * (LOG_2PI + jnp.log(variance)) + rss * stats.scale**2 / variance)
+    # The logarithm of sigma, not of its square: a negative one is outside the domain.
+    return -0.5 * (constants + df * (LOG_2PI + 2 * jnp.log(sigma)) + rss * (stats.scale / sigma) ** 2)
+
+
+def _listed(one_or_many: Sequence[AnyArray] | AnyArray) -> list[AnyArray]:
+    return [one_or_many] if isinstance(one_or_many, Array | np.ndarray) else list(one_or_many)
+
+
+def _count_groups(codes: Sequence[Int[AnyArray, " n"]]) -> list[int]:
+    """Number of groups of each factor, from codes that are known when a program is traced."""
+    if any(isinstance(code, jax.core.Tracer) for code in codes):
+        raise TypeError(
+            "num_groups is needed: the group codes are traced, so their largest is not known while the "
+            "program is made. Give num_groups (an int, or one per factor), or codes from outside the trace."
+        )
+    return [int(np.max(np.asarray(code), initial=-1)) + 1 for code in codes]
 
 
 def marginal_loglik(
     y: Float[Array, " n"],
     X: Float[Array, "n p"],
-    Z: Float[Array, "n q"],
-    groups: Int[Array, " n"],
+    Z: Sequence[Float[Array, "n q"]] | Float[Array, "n q"],
+    groups: Sequence[Int[AnyArray, " n"]] | Int[AnyArray, " n"],
     beta: Float[Array, " p"],
-    G: Float[Array, "q q"],
+    G: Sequence[Float[Array, "q q"]] | Float[Array, "q q"],
     sigma: Float[Array, ""],
     *,
-    num_groups: int,
+    num_groups: Sequence[int] | int | None = None,
     weights: Float[Array, " n"] | None = None,
 ) -> Float[Array, ""]:
-    r"""Log-density of y under :math:`N(X\beta,\; Z (I \otimes G) Z' + \sigma^2 W^{-1})`, one grouping factor.
+    r"""Log-density of y with the random effects integrated out, everything on natural, absolute scales.
+
+    .. math:: y \sim N\Bigl(X\beta,\; \sum_k Z_k (I \otimes G_k) Z_k' + \sigma^2 W^{-1}\Bigr)
 
     Parameters
     ----------
-    y, X, Z : arrays with n rows
-        Response, fixed-effects and random-effects columns; any of them may be outputs of traced code.
-    groups : (n,) int array
-        Codes ``0 .. num_groups - 1``.
+    y : (n,) array
+        Response.
+    X : (n, p) array
+        Fixed-effects columns, of any rank; p may be 0.
+    Z : (n, q) array, or a sequence of them
+        Random-effects columns of each grouping factor, the finest factor first.
+    groups : (n,) int array, or a sequence of them
+        Codes ``0 .. num_groups - 1`` of each factor, in any order; each factor nested in the next.
     beta : (p,) array
-    G : (q, q) positive definite array
-        Covariance of a group's random effects, *absolute* scale (variances, not relative to sigma).
+        Fixed effects.
+    G : (q, q) positive semidefinite array, or a sequence of them
+        Covariance of a group's random effects, factor by factor: *absolute*, in squared units of y per
+        squared unit of Z, not relative to sigma. Only its symmetric part is seen.
     sigma : scalar
-        Residual standard deviation.
-    num_groups : int
-        Static.
+        Residual standard deviation, of a row of weight 1.
+    num_groups : int, or a sequence of int, optional
+        Number of groups of each factor; static. Left out, it is read off the codes, unless they are traced.
     weights : (n,) array, optional
-        Precision weights.
+        Precision weights: ``Var(e_i) = sigma**2 / w_i``. Positive.
 
     Returns
     -------
     scalar
+        In the dtype of `y`. NaN where a covariance is indefinite by more than rounding; not finite where
+        `sigma` or a weight is not positive.
+
+    Raises
+    ------
+    TypeError
+        If `num_groups` is left out and the codes are traced.
+
+    Notes
+    -----
+    Every array but the codes may be traced and may come out of traced code, a neural network's features for
+    instance. The density is smooth in y, X, Z, beta, sigma and the weights, and in G on all of its domain:
+    derivatives of any order are finite and right where G is singular or zero, since V depends on G linearly
+    (there they describe the moves that keep G positive semidefinite). A *parametrisation* of G may be less
+    smooth than that: a standard deviation has derivative 0 at 0, and a Cholesky factor of a singular G has
+    none. Parameters of the relative factor go into :func:`loglik`.
+
+    The cost is O(n q (q + p)) for the sums over rows and O(groups q^3) for the rest.
+
+    References
+    ----------
+    Pinheiro & Bates (2000), Mixed-Effects Models in S and S-PLUS, section 2.2.
 
     Examples
     --------
     >>> y, one = jnp.array([1.0, 2.0, 4.0, 7.0]), jnp.ones((4, 1))
-    >>> value = marginal_loglik(
-    ...     y, one, one, jnp.array([0, 0, 1, 1]), jnp.array([3.5]), jnp.eye(1), 1.0, num_groups=2
-    ... )
+    >>> groups, beta = jnp.array([0, 0, 1, 1]), jnp.array([3.5])
+    >>> value = marginal_loglik(y, one, one, groups, beta, jnp.eye(1), 1.0, num_groups=2)
     >>> round(float(value), 3)
     -9.941
+
+    At a variance of zero, its derivative is still there:
+
+    >>> def of_variance(G):
+    ...     return marginal_loglik(y, one, one, groups, beta, G, 1.0, num_groups=2)
+    >>> round(float(jax.grad(of_variance)(jnp.zeros((1, 1)))[0, 0]), 3)
+    14.0
     """
-    stats = summarise(y, X, Z, groups, num_groups=num_groups, weights=weights)
-    T = jnp.linalg.cholesky(G) / sigma
-    logdet, schur, *_ = eliminate([T], stats)
-    v = jnp.append(-beta, jnp.ones((), beta.dtype))
-    log_variance = 2 * jnp.log(sigma)
-    return -0.5 * (
-        logdet - stats.sum_log_weights + stats.nobs * (LOG_2PI + log_variance) + (v @ schur @ v) / sigma**2
-    )
+    codes = _listed(groups)
+    counts = _count_groups(codes) if num_groups is None else num_groups
+    stats = summarise(y, X, _listed(Z), codes, num_groups=counts, weights=weights)
+    precision = 1 / jnp.asarray(sigma) ** 2
+    relative = []
+    for frame, cov in zip(stats.frames, _listed(G), strict=True):
+        turned = jnp.asarray(frame) @ (jnp.asarray(cov) * precision) @ jnp.asarray(frame).T
+        relative.append((turned + turned.T) / 2)
+    logdet, schur, *_ = eliminate_chain(relative, stats, _middle_of_covariance)
+    return _log_density(beta, sigma, logdet, schur, stats, "ml")

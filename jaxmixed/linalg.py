@@ -24,6 +24,9 @@ UNROLL_LIMIT = 8
 BLOCK = 128
 """Largest order of a single matrix that is eliminated pivot by pivot; a larger one is halved."""
 
+INDEFINITE = 100
+"""What is left of a diagonal element may be negative by so many times the share that counts as rounding."""
+
 BLOCK_MULTIPLE = 64
 """Sizes of the halves are multiples of this, which suits the products' kernels."""
 
@@ -170,6 +173,130 @@ def _solve_and_logdet_jvp(primals, tangents):  # type: ignore[no-untyped-def]
     inverse, logdet = inverse_and_logdet(M)
     X = inverse @ B
     return (X, logdet), (inverse @ (dB - dM @ X), jnp.sum(inverse * dM.T))
+
+
+def _diagonalised(
+    G: Float[Array, "q q"],
+) -> tuple[Float[Array, "q q"], Float[Array, " q"], Float[Array, "q q"]]:
+    """Invertible L and d >= 0 with ``G = L diag(d) L'``, and the inverse of L; d is NaN if G is indefinite.
+
+    By the eigenvalues of the correlations, so that units do not matter; those within rounding of zero are.
+    """
+    q = G.shape[0]
+    size = jnp.abs(jnp.diagonal(G))
+    scale = jnp.where(size > 0, jnp.sqrt(size), 1)
+    correlations = G / (scale[:, None] * scale)
+    values, vectors = jnp.linalg.eigh(correlations) if q > 1 else (correlations[0], jnp.ones_like(G))
+    rounding = 4 * q * jnp.finfo(G.dtype).eps
+    d = jnp.where(values < -rounding, jnp.nan, jnp.where(values <= rounding, 0, values))
+    return scale[:, None] * vectors, d, vectors.T / scale
+
+
+@jax.custom_jvp
+def resolvent(
+    G: Float[Array, "q q"], N: Float[Array, "q q m"]
+) -> tuple[Float[Array, "q q m"], Float[Array, "q q m"], Float[Array, " m"]]:
+    r"""``K = (I + G N)^{-1}``, ``A = K G`` and ``log|I + G N|`` for positive *semi*definite G and N.
+
+    With G itself, not a root of it, the three are as smooth where G is singular as anywhere else. Their
+    derivatives consist of products of themselves, with nothing subtracted that is nearly equal:
+
+    .. math:: dA = K\, dG\, K' - A\, dN A, \qquad dK = -K\, dG\, N K - A\, dN K,
+        \qquad d\log|I + G N| = \operatorname{tr}(N K\, dG) + \operatorname{tr}(A\, dN).
+
+    Parameters
+    ----------
+    G : (q, q) array
+        All three are NaN where it is indefinite by more than rounding.
+    N : (q, q, m) array
+
+    Returns
+    -------
+    A, K : (q, q, m) arrays
+    logdet : (m,) array
+
+    Examples
+    --------
+    >>> A, K, logdet = resolvent(jnp.diag(jnp.array([3.0, 0.0])), jnp.ones((2, 2, 1)))
+    >>> float(A[0, 0, 0]), float(K[0, 1, 0]), round(float(logdet[0]), 4)
+    (0.75, -0.75, 1.3863)
+    """
+    L, d, L_inverse = _diagonalised(G)
+    root = jnp.sqrt(d)
+    N_turned = matmul(matmul(L.T[:, :, None], N), L[:, :, None])
+    one = identity(G.shape[0], G.dtype)
+    inverse, logdet = inverse_and_logdet(one + root[:, None, None] * N_turned * root[None, :, None])
+    half = root[:, None, None] * inverse
+    A_turned = half * root[None, :, None]
+    # Column by column, whichever subtracts nothing.
+    safe = jnp.where(root > 0, root, 1)[None, :, None]
+    K_turned = jnp.where(root[None, :, None] > 0, half / safe, one - matmul(A_turned, N_turned))
+    A = matmul(matmul(L[:, :, None], A_turned), L.T[:, :, None])
+    return A, matmul(matmul(L[:, :, None], K_turned), L_inverse[:, :, None]), logdet
+
+
+@resolvent.defjvp
+def _resolvent_jvp(primals, tangents):  # type: ignore[no-untyped-def]
+    (G, N), (dG, dN) = primals, tangents
+    A, K, logdet = resolvent(G, N)
+    K_dG, A_dN, NK = matmul(K, dG[:, :, None]), matmul(A, dN), matmul(N, K)
+    dA = matmul(K_dG, transpose(K)) - matmul(A_dN, A)
+    dK = -matmul(K_dG, NK) - matmul(A_dN, K)
+    # The trace of a product with N K is that of K dG with N.
+    d_logdet = jnp.sum(transpose(K_dG) * N + transpose(A) * dN, axis=(0, 1))
+    return (A, K, logdet), (dA, dK, d_logdet)
+
+
+def pivoted_cholesky(M: Float[Array, "q q"]) -> Float[Array, "q q"]:
+    """Root T of a symmetric positive *semi*definite matrix, ``T T' = M``, without LAPACK.
+
+    By elimination, the row that the earlier ones leave the largest share of first: T is a lower triangle but
+    for the order of its rows. Where nothing but rounding is left, columns are zero, with derivatives of zero;
+    T is NaN where the matrix is indefinite. Products and roots alone, so that it has derivatives of any order
+    in either mode, and T T' has those of M to rounding, however nearly singular M is.
+
+    Parameters
+    ----------
+    M : (q, q) array
+
+    Returns
+    -------
+    (q, q) array
+
+    References
+    ----------
+    Higham (2002), Accuracy and Stability of Numerical Algorithms, 2nd edition, section 10.3.
+
+    Examples
+    --------
+    >>> pivoted_cholesky(jnp.array([[4.0, 2.0], [2.0, 1.0]]))
+    Array([[2., 0.],
+           [1., 0.]], dtype=float32)
+    """
+    q, index = M.shape[0], jnp.arange(M.shape[0])
+    size = jax.lax.stop_gradient(jnp.diagonal(M))
+    size = jnp.where(size == 0, 1, size)
+    rounding = 4 * q * jnp.finfo(M.dtype).eps
+
+    def step(k, state):  # type: ignore[no-untyped-def]
+        rest, left, T = state
+        share = jnp.where(left, jax.lax.stop_gradient(jnp.diagonal(rest)) / size, -jnp.inf)
+        at = jnp.argmax(share) == index
+        column = jnp.sum(jnp.where(at, rest, 0), axis=1)
+        nothing = jnp.max(share) <= rounding
+        root = jnp.sqrt(jnp.where(nothing, 1, jnp.sum(jnp.where(at, column, 0))))
+        own = jnp.where(nothing | ~left, 0, jnp.where(at, root, column / root))
+        indefinite = jnp.min(jnp.where(left, share, 0)) < -INDEFINITE * rounding
+        own = jnp.where(indefinite, jnp.nan, own)
+        return rest - own[:, None] * own, left & (nothing | ~at), jnp.where(index == k, own[:, None], T)
+
+    state = (M, jnp.ones(q, bool), jnp.zeros_like(M))
+    if q <= UNROLL_LIMIT:
+        for k in range(q):
+            state = step(k, state)
+    else:
+        state = jax.lax.fori_loop(0, q, step, state)
+    return state[2]
 
 
 def qr_triangle(X: np.ndarray) -> np.ndarray:

@@ -7,13 +7,14 @@ groups within them.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
 from jaxmixed.basis import BLOCK_ROWS, ColumnBasis
 from jaxmixed.layout import Grouping
 from jaxmixed.links import Links, make_fill
-from jaxmixed.root import Root, factor_columns
+from jaxmixed.root import LevelBasis, Root, factor_columns, level_basis
 from jaxmixed.statistics import Level
 
 IN_SPAN = 1e-10
@@ -78,6 +79,7 @@ class RootPass:
             Columns of the coarser levels, X and y, orthogonal to them.
         """
         columns, z = self._columns(rows)
+        self._add_cross(columns, z, rest[:, -self.r :])
         keys, inverse = np.unique(group * self.size + columns, return_inverse=True)
         inverse = inverse.ravel()
         linked = [*own.T, *rest[:, : -self.r].T]
@@ -85,7 +87,13 @@ class RootPass:
         self.values.append(
             np.stack([np.bincount(inverse, (z * column).ravel(), len(keys)) for column in linked])
         )
-        for j, column in enumerate(rest[:, -self.r :].T):
+
+    def add_ungrouped(self, rows: slice | np.ndarray, rest: np.ndarray) -> None:
+        """Add a block of rows without a chain: `rest` (b, r) holds their X and y."""
+        self._add_cross(*self._columns(rows), rest)
+
+    def _add_cross(self, columns: np.ndarray, z: np.ndarray, Xy: np.ndarray) -> None:
+        for j, column in enumerate(Xy.T):
             self.cross[:, j] += np.bincount(columns.ravel(), (z * column).ravel(), self.size)
 
     def _shared(self, X: np.ndarray, of_X: ColumnBasis, z: np.ndarray) -> np.ndarray:
@@ -105,6 +113,11 @@ class RootPass:
             error = np.maximum(error, np.abs(z[:, rows].T - standardised(rows) @ shared[:-1]).max(axis=0))
         shared[:, error > IN_SPAN * np.abs(z).max(axis=1)] = 0.0
         return shared
+
+    def _effects(self) -> list[slice]:
+        """Where the effects of each factor stand among those of all."""
+        ends = np.cumsum([0, *(effects for _, effects in self.shapes)])
+        return [slice(int(first), int(last)) for first, last in pairwise(ends)]
 
     def _gram(self, columns: np.ndarray, z: np.ndarray) -> np.ndarray:
         """``Z'Z`` of the root's columns, from all rows at once."""
@@ -128,6 +141,27 @@ class RootPass:
         self, levels: tuple[Level, ...], X: np.ndarray, of_X: ColumnBasis
     ) -> tuple[tuple[Level, ...], Root]:
         """The chain's levels with their links, and the root."""
+        linked = self._linked(levels) if levels else ()
+        columns, z = self._columns(slice(None))
+        shared, bases = self._shared(X, of_X, z), []
+        for grouping, own in zip(self.groupings, self._effects(), strict=True):
+            basis: LevelBasis | None = None
+            if grouping.relationship is not None:
+                basis, has_sum = level_basis(grouping.relationship, grouping.size)
+                shared[:, own] *= has_sum
+            bases.append(basis)
+        related = any(basis is not None for basis in bases)
+        root = Root(
+            gram=self._gram(columns, z),
+            cross=self.cross,
+            shared=shared,
+            shapes=self.shapes,
+            bases=tuple(bases) if related else (),
+        )
+        return linked, root
+
+    def _linked(self, levels: tuple[Level, ...]) -> tuple[Level, ...]:
+        """The chain's levels with their links."""
         keys, values = np.concatenate(self.keys), np.concatenate(self.values, axis=1)
         finest, column = np.divmod(keys, self.size)
         owners = [finest, *(np.asarray(parent)[finest] for parent in levels[0].parents)]
@@ -152,11 +186,4 @@ class RootPass:
             )
             linked.append(replace(level, links=links))
             start += q
-        columns, z = self._columns(slice(None))
-        root = Root(
-            gram=self._gram(columns, z),
-            cross=self.cross,
-            shared=self._shared(X, of_X, z),
-            shapes=self.shapes,
-        )
-        return tuple(linked), root
+        return tuple(linked)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmixed import model, optim, schedule
+from jaxmixed import model, optim, relationship, schedule
 from jaxmixed.errors import DataError, DesignError, FormulaError
 from jaxmixed.formula import parse
 from jaxmixed.frame import ModelFrame, build_frame
@@ -36,7 +36,7 @@ def fit_many(
     by: str | Sequence[str] | None = None,
     row_weights: Any = None,
     method: str = "reml",
-    covariance: str | Mapping[str, str] | None = None,
+    covariance: Any = None,
     weights: Any = None,
     offset: Any = None,
     missing: str = "drop",
@@ -126,10 +126,12 @@ def fit_many(
     if method not in ("reml", "ml"):
         raise DesignError(f"method={method!r} is not known; choose 'reml' or 'ml'.")
     check_ddf(ddf)
+    covariance, relationships = relationship.separate(covariance)
     model.check_arguments(covariance, contrasts, functions, max_iterations)
     crew = schedule.assemble(devices, mesh)
-    options = {"missing": missing, "contrasts": contrasts, "functions": functions}
-    options |= {"weights": weights, "offset": offset}
+    options: dict[str, Any] = {"missing": missing, "contrasts": contrasts, "functions": functions}
+    options |= {"weights": weights, "offset": offset, "relationships": relationships}
+    options["covariance"] = covariance
     fitting = {"method": method, "max_evaluations": max_iterations}
     if responses is not None:
         job = _of_responses(formula, data, responses, covariance, options, fitting)
@@ -152,7 +154,7 @@ def _check_what(responses: Any, by: Any, row_weights: Any) -> None:
         )
 
 
-def _design(frame: ModelFrame, covariance: str | Mapping[str, str] | None) -> WholeDesign:
+def _design(frame: ModelFrame, covariance: Any) -> WholeDesign:
     """The design of a frame, its terms with the structures asked for."""
     model.check_magnitudes(frame)
     groupings, terms, labels = model.terms_of(frame.groups, model.structures_of(frame.groups, covariance))

@@ -364,8 +364,7 @@ def _natural_theta(models: Models, standard: np.ndarray) -> np.ndarray:
     for term, frame in zip(models.terms, models.frames, strict=True):
         own = slice(start, start + term.covariance.num_params)
         part = standard[:, own]
-        T = np.tensordot(part, term.covariance.jacobian(part), axes=1)
-        theta[:, own] = term.covariance.from_factor(frame @ T)
+        theta[:, own] = term.covariance.transformed(part, frame)
         start = own.stop
     return theta
 

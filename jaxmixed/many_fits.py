@@ -24,6 +24,7 @@ from jaxmixed.streaming import ManyFile, stream_models
 from jaxmixed.subdesigns import WholeDesign
 
 if TYPE_CHECKING:
+    from jaxmixed.covariance import Covariance
     from jaxmixed.estimates import Estimates
     from jaxmixed.frame import ModelFrame
 
@@ -121,7 +122,7 @@ def _of_all_processes(
     return replace(found, **changed), details, signature, places
 
 
-def _width(structure: str, effects: EffectsCoding) -> int:
+def _width(structure: str | Covariance, effects: EffectsCoding) -> int:
     """Effects per level in one covariance block: all, or those of one variable when independent."""
     if structure != "independent":
         return len(effects.names)

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxmixed._distributions import normal_p_values, normal_quantile
 from jaxmixed.errors import DataError
-from jaxmixed.inference import variance_inference, variance_labels, variance_tables
+from jaxmixed.inference import natural_parameters, variance_inference, variance_labels, variance_tables
 from jaxmixed.many_estimates import OK, REASONS, ManyEstimates
 from jaxmixed.multiplicity import Adjustment, adjusted_p_values
 
@@ -95,7 +95,7 @@ def variance_columns(
         index = found.index
     assert index is not None
     terms = [
-        (label.group, label.names, covariance.name)
+        (label.group, label.names, covariance.homogeneous)
         for label, covariance in zip(estimates.labels, estimates.covariances, strict=True)
     ]
     labels = variance_labels(index, terms)
@@ -151,3 +151,8 @@ def wide_columns(estimates: ManyEstimates, details: dict[int, str]) -> Iterator[
         own = name if group == "Residual" else f"{group}: {name}"
         yield f"estimate[{own}]", columns["estimate"][:, j]
         yield f"std_error[{own}]", columns["std_error"][:, j]
+    natural = natural_parameters(estimates.variance_parameters())
+    for label, found in zip(estimates.labels, natural, strict=True):
+        for j, name in enumerate(found.names):
+            yield f"estimate[{label.group}: {name}]", found.estimate[:, j]
+            yield f"std_error[{label.group}: {name}]", found.std_error[:, j]

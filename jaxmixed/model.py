@@ -1,14 +1,14 @@
 """`mixed`: from a formula and a data frame to a fitted model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from jaxmixed import optim
 from jaxmixed.announcements import announce_verdicts
-from jaxmixed.covariance import STRUCTURES, covariance_structure
+from jaxmixed.covariance import STRUCTURES, Covariance, covariance_structure
 from jaxmixed.crossproducts import Reduction, reduce_rows
 from jaxmixed.diagnosis import TermLabel
 from jaxmixed.errors import (
@@ -20,10 +20,15 @@ from jaxmixed.estimates import Estimates
 from jaxmixed.fitting import fit
 from jaxmixed.formula import parse
 from jaxmixed.frame import GroupDesign, ModelFrame, build_frame
+from jaxmixed.kernels import Kernel
 from jaxmixed.layout import Grouping, arrange
+from jaxmixed.relationship import separate
 from jaxmixed.responses import LARGEST_MAGNITUDE
 from jaxmixed.results import MixedResults
 from jaxmixed.statistics import Term
+
+Structure: TypeAlias = str | Kernel | Covariance
+"""Covariance structure of a term as it is asked for."""
 
 
 def mixed(
@@ -31,7 +36,7 @@ def mixed(
     data: Any,
     *,
     method: str = "reml",
-    covariance: str | Mapping[str, str] | None = None,
+    covariance: Any = None,
     residuals: None = None,
     weights: Any = None,
     offset: Any = None,
@@ -50,9 +55,11 @@ def mixed(
         pandas, polars or pyarrow table, or a dict of arrays. Never modified.
     method : {"reml", "ml"}
         Restricted or full maximum likelihood.
-    covariance : str or mapping, optional
-        Structure of the random effects, for all terms or by group label: "unstructured" (default),
-        "independent", "identity", "exchangeable". Takes the place of what the formula says.
+    covariance : str, Kernel, Covariance or mapping, optional
+        Structure of the random effects, for all terms or by group label (a list where a group has several
+        terms): "unstructured" (default), "independent", "identity", "exchangeable", or a covariance function
+        of :mod:`jaxmixed.kernels`. Takes the place of what the formula says. By group label also a known
+        relationship between the levels, such as a pedigree's: ``{"animal": jm.known(A, ids)}``.
     residuals : None
         Residual covariance structures are not available yet.
     weights : str or array, optional
@@ -106,6 +113,7 @@ def mixed(
         raise DesignError(
             "residuals= (residual covariance structures) is not available yet: errors are independent."
         )
+    covariance, relationships = separate(covariance)
     check_arguments(covariance, contrasts, functions, max_iterations)
     parsed = parse(formula, frozenset(functions or ()))
     frame = build_frame(
@@ -116,20 +124,24 @@ def mixed(
         missing=missing,
         contrasts=contrasts,
         functions=functions,
+        relationships=relationships,
+        covariance=covariance,
     )
     state, estimates = fit_frame(frame, method, covariance, max_iterations)
     announce_verdicts(estimates, parsed.text)
     return MixedResults(frame=frame, estimates=estimates, state=state)
 
 
-def check_arguments(covariance: Any, contrasts: Any, functions: Any, max_iterations: Any) -> None:
+def check_arguments(
+    covariance: Any, contrasts: Any, functions: Any, max_iterations: Any = optim.MAX_ITERATIONS
+) -> None:
     """Refuse arguments of the wrong kind before any work is done; they are those of :func:`mixed`."""
     if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
         raise DesignError(f"max_iterations={max_iterations!r} must be a positive integer.")
-    if not (covariance is None or isinstance(covariance, str | Mapping)):
+    if not (covariance is None or isinstance(covariance, str | Mapping | Kernel | Covariance)):
         raise FormulaError(
-            f"covariance={covariance!r} must be the name of a structure ({', '.join(map(repr, STRUCTURES))}) "
-            "or a mapping from group labels to names."
+            f"covariance={covariance!r} must be the name of a structure ({', '.join(map(repr, STRUCTURES))})"
+            ", a kernel (jm.kernels), or a mapping from group labels to these."
         )
     if not (contrasts is None or isinstance(contrasts, Mapping)):
         raise DataError(
@@ -145,7 +157,7 @@ def check_arguments(covariance: Any, contrasts: Any, functions: Any, max_iterati
 def fit_frame(
     frame: ModelFrame,
     method: str,
-    covariance: str | Mapping[str, str] | None = None,
+    covariance: Any = None,
     max_iterations: int = optim.MAX_ITERATIONS,
 ) -> tuple[Reduction, Estimates]:
     """Fit a model frame: find how its grouping factors are nested or crossed, reduce the rows, optimise.
@@ -214,52 +226,113 @@ def check_magnitudes(frame: ModelFrame) -> None:
             )
 
 
-def structures_of(groups: tuple[GroupDesign, ...], covariance: str | Mapping[str, str] | None) -> list[str]:
-    """Structure of each term: the formula's, unless `covariance` names another.
+def structures_of(groups: tuple[GroupDesign, ...], covariance: Any) -> list[Structure]:
+    """Structure of each term: the formula's, unless `covariance` gives another.
 
     Parameters
     ----------
     groups : tuple of GroupDesign
-    covariance : str or mapping, optional
+    covariance
         As for :func:`mixed`.
 
     Returns
     -------
-    list of str
+    list of str, Kernel or Covariance
 
     Raises
     ------
     FormulaError
         For a group or a structure that does not exist.
     """
-    structures = [group.structure for group in groups]
+    structures: list[Structure] = [group.structure for group in groups]
     if covariance is None:
         return structures
-    labels = {group.label for group in groups}
-    wanted = dict.fromkeys(labels, covariance) if isinstance(covariance, str) else dict(covariance)
-    for label, name in wanted.items():
-        if label not in labels:
+    members: dict[str, list[int]] = {}
+    for number, group in enumerate(groups):
+        members.setdefault(group.label, []).append(number)
+    wanted = dict(covariance) if isinstance(covariance, Mapping) else dict.fromkeys(members, covariance)
+    for label, given in wanted.items():
+        if label not in members:
             raise FormulaError(
                 f"covariance= names the group {label!r}, which the formula does not have; its groups are "
-                f"{', '.join(map(repr, sorted(labels)))}."
+                f"{', '.join(map(repr, sorted(members)))}."
             )
-        if name not in STRUCTURES:
+        numbers = members[label]
+        several = given if isinstance(given, list | tuple) else [given] * len(numbers)
+        if len(several) != len(numbers):
             raise FormulaError(
-                f"covariance structure {name!r} is not known; choose one of "
-                f"{', '.join(map(repr, STRUCTURES))}."
+                f"covariance= has {len(several)} structures for the {len(numbers)} terms of {label!r}: "
+                f"{', '.join(groups[number].term.text for number in numbers)}; give one for each."
             )
-    return [wanted.get(group.label, own) for group, own in zip(groups, structures, strict=True)]
+        for number, structure in zip(numbers, several, strict=True):
+            _check_structure(structure)
+            structures[number] = structure
+    return structures
+
+
+def _check_structure(structure: Any) -> None:
+    if isinstance(structure, Kernel | Covariance) or structure in STRUCTURES:
+        return
+    raise FormulaError(
+        f"covariance structure {structure!r} is not known; choose one of "
+        f"{', '.join(map(repr, STRUCTURES))}, or a kernel such as jm.kernels.squared_exponential()."
+    )
+
+
+def covariance_of(structure: Structure, group: GroupDesign) -> Covariance:
+    """Covariance of the effects of a term.
+
+    Parameters
+    ----------
+    structure : str, Kernel or Covariance
+        A kernel without positions gets those that the levels of the term's factor are.
+    group : GroupDesign
+
+    Returns
+    -------
+    Covariance
+
+    Raises
+    ------
+    FormulaError
+        If a kernel finds no positions, or a structure is of another number of effects.
+    """
+    q = len(group.names)
+    if isinstance(structure, str):
+        return covariance_structure(structure, q)
+    bound = structure.at(_positions(structure, group)) if isinstance(structure, Kernel) else structure
+    if bound.q != q:
+        raise FormulaError(
+            f"the structure {bound.name!r} is of {bound.q} effects, and the term {group.term.text} has {q}: "
+            f"{', '.join(map(repr, group.names[:10]))}{', ...' if q > 10 else ''}."
+        )
+    return bound
+
+
+def _positions(kernel: Kernel, group: GroupDesign) -> np.ndarray:
+    """Levels of the one factor of a term as numbers."""
+    advice = (
+        f"the kernel {kernel.name!r} needs a position for each effect of {group.term.text}: write the term "
+        f"as (0 + C(time) | {group.label}) with a column of numbers, or give positions with .at([...])"
+    )
+    if group.factor_levels is None:
+        raise FormulaError(f"{advice}; its effects are {', '.join(map(repr, group.names[:10]))}.")
+    try:
+        return np.asarray(group.factor_levels, dtype=np.float64)
+    except (TypeError, ValueError):
+        shown = ", ".join(map(repr, group.factor_levels[:5].tolist()))
+        raise FormulaError(f"{advice}; the levels of its factor are no numbers: {shown}.") from None
 
 
 def terms_of(
-    groups: tuple[GroupDesign, ...], structures: list[str]
+    groups: tuple[GroupDesign, ...], structures: Sequence[Structure]
 ) -> tuple[list[Grouping], list[Term], tuple[TermLabel, ...]]:
     """Distinct grouping factors by falling number of levels, and where each term's columns stand in them.
 
     Parameters
     ----------
     groups : tuple of GroupDesign
-    structures : list of str
+    structures : sequence of str, Kernel or Covariance
         Of each term.
 
     Returns
@@ -277,17 +350,18 @@ def terms_of(
     terms: list[Term] = []
     labels: list[TermLabel] = []
     for factor, members in enumerate(
-        sorted(partitions.values(), key=lambda own: -len(groups[own[0]].levels))
+        sorted(partitions.values(), key=lambda own: -groups[own[0]].num_recorded)
     ):
         first = groups[members[0]]
-        size = len(first.levels)
+        size, relationship = first.num_recorded, first.relationship
         blocks = [groups[number].Z for number in members]
         Z = blocks[0] if len(blocks) == 1 else np.column_stack(blocks)
-        groupings.append(Grouping(Z, first.codes, size, first.label))
+        known = None if relationship is None else relationship.matrix
+        groupings.append(Grouping(Z, first.codes, size, first.label, known))
         start = 0
         for number in members:
             q = groups[number].Z.shape[1]
-            terms.append(Term(factor, start, covariance_structure(structures[number], q)))
-            labels.append(TermLabel(groups[number].label, groups[number].names, number, size))
+            terms.append(Term(factor, start, covariance_of(structures[number], groups[number])))
+            labels.append(TermLabel(groups[number].label, groups[number].names, number, len(first.levels)))
             start += q
     return groupings, terms, tuple(labels)

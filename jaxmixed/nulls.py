@@ -332,6 +332,7 @@ def permutation_test(
     """Permutation test of a grouping; arguments as for `MixedResults.permutation_test`."""
     n, seed = resampling.check_count(n), _seed(seed)
     position = _chosen(fit, group)
+    resampling.refuse_related((*fit.state.design.groupings, *fit.state.design.root))
     shuffle = _shuffle(fit, position)
     fits = by_designs(fit, _permuted(fit, shuffle, seed))
     without = _without(fit, position)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxmixed.inference import VarianceInference, variance_inference, variance_labels
+from jaxmixed.inference import VarianceParameters, natural_parameters, variance_inference, variance_labels
 from jaxmixed.many_estimates import ManyEstimates
 from jaxmixed.resampling import Fitted
 
@@ -17,9 +17,10 @@ class Parameters(NamedTuple):
     Attributes
     ----------
     names : tuple of str
-        Coefficients; then ``sd(x | group)`` and ``corr(x, z | group)``; then ``var`` and ``cov``.
+        Coefficients; then ``sd(x | group)`` and ``corr(x, z | group)``; then ``var`` and ``cov``; then a
+        kernel's own parameters, ``length(kernel | group)``.
     kinds : tuple of str
-        "fixed", "sd", "corr", "var" or "cov".
+        "fixed", "sd", "corr", "var", "cov" or "kernel".
     groups : tuple of str
         Grouping, "" of a coefficient.
     """
@@ -48,7 +49,7 @@ def parameters_of(fit: Fitted) -> Parameters:
     terms = fit.estimates.terms
     index = [(t, i, j) for t, term in enumerate(terms) for i, j in term.covariance.elements()]
     labels = variance_labels(
-        (*index, (-1, 0, 0)), [(term.group, term.names, term.structure) for term in terms]
+        (*index, (-1, 0, 0)), [(term.group, term.names, term.covariance.homogeneous) for term in terms]
     )
     for one, other in (("sd", "corr"), ("var", "cov")):
         for group, first, second in zip(*labels.values(), strict=True):
@@ -57,6 +58,11 @@ def parameters_of(fit: Fitted) -> Parameters:
             names.append(f"{kind}({effects})" if first is None else f"{kind}({effects} | {group})")
             kinds.append(kind)
             groups.append(str(group))
+    for term in terms:
+        own = term.covariance.natural_names
+        names += [f"{name}({term.structure} | {term.group})" for name in own]
+        kinds += ["kernel"] * len(own)
+        groups += [term.group] * len(own)
     return Parameters(tuple(names), tuple(kinds), tuple(groups))
 
 
@@ -67,7 +73,7 @@ def variance_values(found: ManyEstimates) -> tuple[np.ndarray, np.ndarray]:
     for covariance, standard, frame in zip(
         found.covariances, found.split(found.standard), found.frames, strict=True
     ):
-        root = frame @ np.tensordot(standard, covariance.jacobian(standard), axes=1)
+        root = frame @ covariance.factor(standard)
         rows = np.array(covariance.elements())
         G = root @ np.swapaxes(root, 1, 2)
         i, j = rows.T
@@ -83,22 +89,21 @@ def variance_values(found: ManyEstimates) -> tuple[np.ndarray, np.ndarray]:
 
 def all_values(found: ManyEstimates) -> np.ndarray:
     """Values of all parameters, (m, P)."""
-    return np.concatenate([found.beta, *variance_values(found)], axis=1)
+    own = [
+        covariance.natural(standard).value
+        for covariance, standard in zip(found.covariances, found.split(found.standard), strict=True)
+    ]
+    return np.concatenate([found.beta, *variance_values(found), *own], axis=1)
 
 
-def scaled_errors(inference: VarianceInference) -> np.ndarray:
-    """Standard errors of log standard deviations and atanh correlations, and of variances, (m, 2 P)."""
-    return np.sqrt(
-        np.concatenate(
-            [
-                np.einsum("bii->bi", inference.log_covariance),
-                np.einsum("bii->bi", inference.covariance),
-            ],
-            axis=1,
-        )
-    )
+def scaled_errors(parameters: VarianceParameters) -> np.ndarray:
+    """Standard errors (m, P) of log standard deviations, atanh correlations, (co)variances and all others."""
+    inference = variance_inference(parameters)
+    variances = [np.einsum("bii->bi", inference.log_covariance), np.einsum("bii->bi", inference.covariance)]
+    own = [natural.std_error for natural in natural_parameters(parameters)]
+    return np.concatenate([*(np.sqrt(values) for values in variances), *own], axis=1)
 
 
 def variance_errors(found: ManyEstimates) -> np.ndarray:
     """`scaled_errors` of many models."""
-    return scaled_errors(variance_inference(found.variance_parameters()))
+    return scaled_errors(found.variance_parameters())

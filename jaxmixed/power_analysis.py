@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from jaxmixed.covariance import STRUCTURES
 from jaxmixed.crossproducts import Reduction
 from jaxmixed.draws import ResponseSource, check_seed, effects_source, simulate_responses
 from jaxmixed.errors import ConvergenceWarning, DataError, DesignError, printable, user_level
@@ -32,7 +33,7 @@ from jaxmixed.hypotheses import (
 )
 from jaxmixed.many_estimates import OK
 from jaxmixed.many_fits import whole_design
-from jaxmixed.model import structures_of, terms_of
+from jaxmixed.model import covariance_of, structures_of, terms_of
 from jaxmixed.parameters import ModelParameters, fitted_parameters, stated_parameters
 from jaxmixed.power_grid import Grid, grid_of
 from jaxmixed.power_results import NOT_DONE, PowerResult, PowerSetting
@@ -308,10 +309,24 @@ def _base(request: _Request, arguments: Mapping[str, Any]) -> _Base:
         frame = design_frame(text or "", data, offset=None, **request.options)
     structures = structures_of(frame.groups, request.covariance)
     if formula is None and fit is not None and request.covariance is None:
-        fitted = {term.frame_index: term.structure for term in fit.estimates.terms}
-        structures = [fitted[number] for number in range(len(frame.groups))]
+        fitted = {term.frame_index: term for term in fit.estimates.terms}
+        terms = [fitted[number] for number in range(len(frame.groups))]
+        structures = [term.structure if term.structure in STRUCTURES else term.covariance for term in terms]
+    for group in frame.groups:
+        if group.relationship is not None:
+            raise DesignError(
+                f"the levels of {printable(group.label)!r} are related (a known relationship matrix), so"
+                " designs of other sizes cannot be made of them; simulate from the fit instead:"
+                " fit.simulate(1000), then fit.refit_many()"
+            )
     groups = zip(frame.groups, structures, strict=True)
-    frame = replace(frame, groups=tuple(replace(group, structure=own) for group, own in groups))
+    frame = replace(
+        frame,
+        groups=tuple(
+            replace(group, structure=own if isinstance(own, str) else covariance_of(own, group))
+            for group, own in groups
+        ),
+    )
     return _Base(frame, _parameters(frame, request), data)
 
 

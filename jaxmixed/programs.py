@@ -200,12 +200,14 @@ class Program:
         tree, static, shapes, device = key
         if folder is None or device.platform != "cpu":
             return None
+        known = str(tree) + repr(static)
+        if " at 0x" in known:
+            return None  # a function of the user's, whose address says nothing to another process
         text = "\n".join(
             (
                 self.function.__module__,
                 self.function.__qualname__,
-                str(tree),
-                repr(static),
+                known,
                 repr(shapes),
                 str(device.id),
                 repr(self.options),

@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from jaxmixed.draws import ResponseSource, check_seed, effects_source, simulate_responses
+from jaxmixed.draws import EffectsSource, ResponseSource, check_seed, effects_source, simulate_responses
 from jaxmixed.encoding import memory_limit
 from jaxmixed.errors import DataError
 from jaxmixed.predict import linear_predictor
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
-    from jaxmixed.frame import ModelFrame
+    from jaxmixed.frame import GroupDesign, ModelFrame
 
 _LABEL_BYTES = 100  # of a column's name, roughly
+
+
+def term_source(group: GroupDesign, cov: np.ndarray) -> EffectsSource:
+    """Source of the effects of one term with the covariance ``cov`` (q, q) of a level's effects."""
+    size, known = group.num_recorded, group.relationship
+    relationship = None if known is None else known.matrix[:size, :size]
+    return effects_source(group.Z, group.codes, size, cov, relationship)
 
 
 def response_source(frame: ModelFrame, estimates: Estimates) -> ResponseSource:
@@ -36,7 +43,7 @@ def response_source(frame: ModelFrame, estimates: Estimates) -> ResponseSource:
     terms = []
     for term in sorted(estimates.terms, key=lambda term: term.frame_index):
         group = frame.groups[term.frame_index]
-        terms.append(effects_source(group.Z, group.codes, len(group.levels), term.cov))
+        terms.append(term_source(group, term.cov))
     mean = linear_predictor(frame.X, estimates.beta, frame.offset)
     return ResponseSource(mean, tuple(terms), float(estimates.sigma), frame.weights)
 

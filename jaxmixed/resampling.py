@@ -184,6 +184,7 @@ def residual(fit: Fitted, seed: int) -> Responses:
         If there are no residuals to draw from.
     """
     frame, estimates = fit.frame, fit.estimates
+    refuse_related((*fit.state.design.groupings, *fit.state.design.root))
     mean = linear_predictor(frame.X, estimates.beta, None)
     modes = effects.random_effects(fit.state, estimates) if estimates.terms else ()
     root = np.ones(len(mean)) if frame.weights is None else np.sqrt(frame.weights)
@@ -238,6 +239,24 @@ def _numbered(codes: np.ndarray) -> np.ndarray:
     return np.unique(codes, return_inverse=True)[1]
 
 
+def refuse_related(factors: Sequence[Grouping]) -> None:
+    """Refuse to resample groups that a known relationship ties to each other.
+
+    Raises
+    ------
+    DesignError
+        Naming the grouping.
+    """
+    for factor in factors:
+        if factor.relationship is not None:
+            raise DesignError(
+                f"the levels of {printable(factor.label)!r} are related (a known relationship matrix), so"
+                " neither they, their effects nor their rows can be drawn independently or change places; use"
+                " kind='parametric' for a bootstrap (for BCa intervals: another method), and"
+                " fit.lrtest(smaller, simulate=999) for a test"
+            )
+
+
 def picked(design: Design, rows: np.ndarray) -> Rows:
     """Some rows, in their own groups; groups without rows are left out.
 
@@ -265,6 +284,7 @@ class Clusters:
     """
 
     def __init__(self, design: Design) -> None:
+        refuse_related((*design.groupings, *design.root))
         if design.root:
             crossed = " and ".join(
                 repr(printable(factor.label)) for factor in (*design.groupings[-1:], *design.root)
@@ -319,6 +339,7 @@ def cluster(fit: Fitted, seed: int) -> Designs:
 def case(fit: Fitted, seed: int) -> Designs:
     """Rows drawn with replacement, each with its groups."""
     design, draws = fit.state.design, Draws(seed, ROWS_STREAM)
+    refuse_related((*design.groupings, *design.root))
 
     def designs(first: int, last: int) -> list[Rows]:
         drawn = draws.indices(first, last - first, len(design.X))

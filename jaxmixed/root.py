@@ -16,6 +16,10 @@ and to what other factors' columns add up to. In that direction g is smaller tha
 ratio of the eliminated factor, and their rounding would drown it. The levels of every factor are therefore
 reflected (:func:`reflect`) so that their sum is a coordinate of its own, whose cross-products are taken from
 those of X, where nothing cancels. A reflection of independent levels leaves their distribution as it is.
+
+**Known relationships.** Levels with covariance ``A = L L'`` have the effects ``b = (L x T) u`` with u as
+independent as before (:class:`LevelBasis`): their columns become ``Z L H``, with H the reflection that turns
+v into the first coordinate, ``L v = 1``. A is never inverted and may be singular.
 """
 
 from collections.abc import Sequence
@@ -34,6 +38,109 @@ from jaxmixed.linalg import solve_and_logdet
 
 Shapes = tuple[tuple[int, int], ...]
 
+REGULAR = 1e-10
+"""Cholesky pivots above this share of their diagonal element are taken as they are."""
+
+RANK_TOLERANCE = 1e-12
+"""Eigenvalues of a singular matrix below this share of the largest one are zero."""
+
+IN_RANGE = 1e-12
+"""A sum of levels that a root of their relationship matrix reaches to this accuracy is a shared direction."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelBasis:
+    """Root of a known relationship matrix between the levels of a factor.
+
+    Attributes
+    ----------
+    matrix : (m, l) array
+        B with ``B B' = A`` but for levels without rows, which follow the l levels that have some: ``b = B
+        u``. Where a shared direction exists it is the first coordinate: ``B[:l, 0]`` is constant.
+    rest : (m,) array
+        Variances of what B leaves: zero for the first l levels.
+    """
+
+    matrix: Float[AnyArray, "m l"]
+    rest: Float[AnyArray, " m"]
+
+
+def semidefinite_root(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Root of a positive semidefinite matrix: Cholesky's if it is regular, else one of its eigenvectors.
+
+    Parameters
+    ----------
+    A : (m, m) array
+        Symmetric.
+
+    Returns
+    -------
+    L : (m, m) array
+        ``L L' = A``.
+    R : (m, m) array
+        ``L = A R``, and ``L R'`` is the projection onto the range of A.
+
+    Examples
+    --------
+    >>> L, R = semidefinite_root(np.ones((2, 2)))
+    >>> (L @ L.T).round(12).tolist(), (L @ R.T).round(12).tolist()
+    ([[1.0, 1.0], [1.0, 1.0]], [[0.5, 0.5], [0.5, 0.5]])
+    """
+    try:
+        L = np.linalg.cholesky(A)
+        if (np.diagonal(L) ** 2 > REGULAR * np.diagonal(A)).all():
+            return L, np.linalg.inv(L).T
+    except np.linalg.LinAlgError:
+        pass
+    values, vectors = np.linalg.eigh(A)
+    kept = values > RANK_TOLERANCE * values[-1]
+    roots = np.sqrt(np.where(kept, values, 0.0))
+    return vectors * roots, vectors * np.divide(1.0, roots, out=np.zeros_like(roots), where=kept)
+
+
+def level_basis(A: np.ndarray, recorded: int) -> tuple[LevelBasis, bool]:
+    """Root of a relationship matrix in the coordinates of the dense root.
+
+    Parameters
+    ----------
+    A : (m, m) array
+        Symmetric, positive semidefinite.
+    recorded : int
+        Number l of levels with rows, which stand first.
+
+    Returns
+    -------
+    LevelBasis
+    shared : bool
+        Whether the sum of the levels with rows is a coordinate of its own.
+
+    Examples
+    --------
+    >>> basis, shared = level_basis(np.array([[1.0, 0.5], [0.5, 1.0]]), 2)
+    >>> (basis.matrix @ basis.matrix.T).round(12), shared
+    (array([[1. , 0.5],
+           [0.5, 1. ]]), True)
+    """
+    L, inverse = semidefinite_root(A[:recorded, :recorded])
+    beyond = A[recorded:, :recorded] @ inverse
+    rest = np.diagonal(A)[recorded:] - np.einsum("ij,ij->i", beyond, beyond)
+    v = inverse.sum(axis=0)
+    length = np.linalg.norm(v)
+    shared = bool(length > 0 and np.abs(L @ v - 1).max() <= IN_RANGE)
+    matrix = np.concatenate([L, beyond])
+    if shared:
+        w = v / length
+        w[0] -= 1.0
+        size = np.linalg.norm(w)
+        if size > 0:
+            w /= size
+            matrix = matrix - 2 * np.outer(matrix @ w, w)
+    return LevelBasis(matrix=matrix, rest=np.append(np.zeros(recorded), np.maximum(rest, 0.0))), shared
+
+
+Bases = tuple[LevelBasis | None, ...]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,12 +158,16 @@ class Root:
         where they do not add up to a combination of X.
     shapes : tuple of (levels, effects)
         Static; one per factor. Columns beyond them are padding, zero throughout.
+    bases : tuple of (LevelBasis or None)
+        One per factor: the root of a known relationship between its levels, None where they are independent.
+        An empty tuple stands for independent levels of all factors.
     """
 
     gram: Float[AnyArray, "R R"]
     cross: Float[AnyArray, "R r"]
     shared: Float[AnyArray, "r b"]
     shapes: Shapes = field(metadata={"static": True})
+    bases: Bases = ()
 
 
 def factor_columns(shapes: Shapes) -> list[slice]:
@@ -66,44 +177,126 @@ def factor_columns(shapes: Shapes) -> list[slice]:
 
 
 @cache
-def _mirrors(shapes: Shapes, size: int) -> np.ndarray:
-    """Unit vectors w of the reflections I - 2 w w', a column for each effect of each factor, (R, b)."""
-    vectors = []
-    for (levels, effects), columns in zip(shapes, factor_columns(shapes), strict=True):
-        for effect in range(effects):
-            w = np.zeros(size)
+def _mirrors(shapes: Shapes, known: tuple[bool, ...], size: int) -> np.ndarray:
+    """Unit vectors w of reflections I - 2 w w', a column for each effect of independent levels, (R, b)."""
+    vectors = [np.zeros((size, 0))]
+    for (levels, effects), columns, related in zip(shapes, factor_columns(shapes), known, strict=True):
+        for effect in range(0 if related else effects):
+            w = np.zeros((size, 1))
             start = columns.start + effect * levels
             w[start : start + levels] = 1 / np.sqrt(levels)
             w[start] -= 1.0
             length = np.linalg.norm(w)
             vectors.append(w / length if length > 0 else w)
-    return np.stack(vectors, axis=1)
+    return np.concatenate(vectors, axis=1)
 
 
-def reflect_rows(A: Float[AnyArray, "R c"], shapes: Shapes) -> Float[Array, "R c"]:
-    """``H A`` with H the reflection that turns the sum of a factor's levels into the first of them."""
-    w = jnp.asarray(_mirrors(shapes, A.shape[0]), A.dtype)
-    return jnp.asarray(A) - 2 * (w @ (w.T @ A))
+def _known(shapes: Shapes, bases: Bases) -> tuple[tuple[bool, ...], list[tuple[slice, int, LevelBasis]]]:
+    """Which factors have a known relationship; and the columns, effects and basis of those that do."""
+    every = bases or (None,) * len(shapes)
+    found = [
+        (columns, effects, basis)
+        for (_, effects), columns, basis in zip(shapes, factor_columns(shapes), every, strict=True)
+        if basis is not None
+    ]
+    return tuple(basis is not None for basis in every), found
 
 
-def reflect_both(A: Float[AnyArray, "R R"], shapes: Shapes) -> Float[Array, "R R"]:
-    """``H A H`` for a symmetric matrix A."""
-    w = jnp.asarray(_mirrors(shapes, A.shape[0]), A.dtype)
-    Aw = A @ w
-    p = 2 * (Aw - w @ (w.T @ Aw))
-    return jnp.asarray(A) - (w @ p.T + p @ w.T)
+def _blockwise(B: Float[AnyArray, "a b"], A: Float[Array, "rows c"], effects: int) -> Float[Array, "new c"]:
+    """``(I x B) A``, a block of A's rows for each effect."""
+    rows, columns = B.shape
+    blocks = A.reshape(effects, columns, A.shape[1])
+    return jnp.einsum("ab,qbc->qac", jnp.asarray(B), blocks).reshape(effects * rows, A.shape[1])
+
+
+def _reflected(A: Float[AnyArray, "R c"], shapes: Shapes, known: tuple[bool, ...]) -> Float[Array, "R c"]:
+    """``H A`` with H the reflections of independent levels."""
+    w = jnp.asarray(_mirrors(shapes, known, A.shape[0]), A.dtype)
+    return jnp.asarray(A) - 2 * (w @ (w.T @ A)) if w.shape[1] else jnp.asarray(A)
+
+
+def reflect_rows(A: Float[AnyArray, "R c"], shapes: Shapes, bases: Bases = ()) -> Float[Array, "R c"]:
+    """``B' A`` with B the change to coordinates of which the first is the sum of a factor's levels.
+
+    For independent levels B is a reflection H; for others see :class:`LevelBasis`.
+    """
+    known, related = _known(shapes, bases)
+    A = _reflected(A, shapes, known)
+    for rows, effects, basis in related:
+        levels = basis.matrix.shape[1]
+        A = A.at[rows].set(_blockwise(basis.matrix[:levels].T, A[rows], effects))
+    return A
+
+
+def reflect_both(A: Float[AnyArray, "R R"], shapes: Shapes, bases: Bases = ()) -> Float[Array, "R R"]:
+    """``B' A B`` for a symmetric matrix A."""
+    known, related = _known(shapes, bases)
+    w = jnp.asarray(_mirrors(shapes, known, A.shape[0]), A.dtype)
+    if w.shape[1]:
+        Aw = A @ w
+        p = 2 * (Aw - w @ (w.T @ Aw))
+        A = jnp.asarray(A) - (w @ p.T + p @ w.T)
+    A = jnp.asarray(A)
+    for columns, effects, basis in related:
+        levels = basis.matrix.shape[1]
+        for _ in range(2):
+            A = A.at[columns].set(_blockwise(basis.matrix[:levels].T, A[columns], effects)).T
+    return A
+
+
+def to_levels(A: Float[AnyArray, "R c"], shapes: Shapes, bases: Bases = ()) -> Float[Array, "R_all c"]:
+    """``B A``: from coordinates back to the levels; those without rows follow, factor by factor."""
+    known, related = _known(shapes, bases)
+    A = _reflected(A, shapes, known)
+    beyond = []
+    for rows, effects, basis in related:
+        levels = basis.matrix.shape[1]
+        beyond.append(_blockwise(basis.matrix[levels:], A[rows], effects))
+        A = A.at[rows].set(_blockwise(basis.matrix[:levels], A[rows], effects))
+    return jnp.concatenate([A, *beyond])
+
+
+def level_rows(shapes: Shapes, bases: Bases, size: int) -> list[np.ndarray]:
+    """Where the effects of each factor's levels stand among the rows of :func:`to_levels`, (q, m) each.
+
+    Parameters
+    ----------
+    shapes, bases
+        Of the root.
+    size : int
+        Its number of columns, padding included.
+
+    Returns
+    -------
+    list of (q, m) int arrays
+    """
+    found = []
+    every = bases or (None,) * len(shapes)
+    for (levels, effects), columns, basis in zip(shapes, factor_columns(shapes), every, strict=True):
+        rows = np.arange(columns.start, columns.stop).reshape(effects, levels)
+        if basis is not None:
+            more = basis.matrix.shape[0] - levels
+            rows = np.concatenate([rows, size + np.arange(effects * more).reshape(effects, more)], axis=1)
+            size += effects * more
+        found.append(rows)
+    return found
 
 
 def reflect(root: Root) -> Root:
     """The root in coordinates where the sum of a factor's levels is its first column."""
-    shapes = root.shapes
-    cross, gram = reflect_rows(root.cross, shapes), reflect_both(root.gram, shapes)
-    levels = np.concatenate([np.full(effects, levels) for levels, effects in shapes])
+    shapes, bases = root.shapes, root.bases
+    cross, gram = reflect_rows(root.cross, shapes, bases), reflect_both(root.gram, shapes, bases)
+    scales = jnp.concatenate(
+        [
+            jnp.broadcast_to(1 / np.sqrt(levels) if basis is None else basis.matrix[0, 0], effects)
+            for (levels, effects), basis in zip(shapes, bases or (None,) * len(shapes), strict=True)
+        ]
+    )
     starts = np.concatenate(
         [c.start + m * np.arange(q) for c, (m, q) in zip(factor_columns(shapes), shapes, strict=True)]
     )
     known = jnp.any(jnp.asarray(root.shared) != 0, axis=0)
-    columns = jnp.where(known, cross @ (root.shared / np.sqrt(levels)), gram[:, starts])
+    columns = jnp.where(known, cross @ (root.shared * scales.astype(cross.dtype)), gram[:, starts])
     corner = columns[starts]
     columns = columns.at[starts].set((corner + corner.T) / 2, unique_indices=True)
     return Root(
@@ -114,6 +307,7 @@ def reflect(root: Root) -> Root:
         cross=cross,
         shared=root.shared,
         shapes=shapes,
+        bases=bases,
     )
 
 

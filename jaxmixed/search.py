@@ -40,9 +40,17 @@ NEGATIVE = 1e-7
 LBFGS_STEPS = 20
 """Steps of limited-memory BFGS allowed for each Newton step: they are many and cheap."""
 
-_RESTARTS = (0.2, 4.0)
-_MAX_ESCAPES = 4
-_MAX_RELEASES = 2
+RESTARTS = (0.2, 4.0)
+"""When the moments' start fails, which is rare: smaller and larger variances; then all equal to sigma's."""
+
+MAX_ESCAPES = 4
+"""Steps off saddle points."""
+
+MAX_RELEASES = 2
+"""Comparisons with exact zeros, each with fewer of them."""
+
+SMALLEST_CURVATURE = 1e-4
+"""A gradient is measured in units of the root of its own curvature, but of no smaller one."""
 
 
 class Optimum(NamedTuple):
@@ -135,7 +143,10 @@ class Runner(Protocol):
         ...
 
 
-def _deviance(x: Array, stats: SufficientStatistics, *, method: Method) -> tuple[Array, tuple[Array, Array]]:
+def profiled_deviance(
+    x: Array, stats: SufficientStatistics, *, method: Method
+) -> tuple[Array, tuple[Array, Array]]:
+    """Deviance in the parameters of the standardised columns; beside it (log rss, Schur complement)."""
     factors = [term.covariance.factor(part) for term, part in zip(stats.terms, stats.split(x), strict=True)]
     found = profile(stats.assemble(factors), stats, method=method)
     return found.deviance, (found.log_rss, found.schur)
@@ -144,7 +155,7 @@ def _deviance(x: Array, stats: SufficientStatistics, *, method: Method) -> tuple
 def evaluation(x: Array, stats: SufficientStatistics, *, method: Method) -> optim.Evaluation:
     """Deviance and its derivatives at x; beside them (log rss, Schur complement), the former's gradient."""
     if stats.root is None:
-        at = optim.evaluate(partial(_deviance, stats=stats, method=method), x)
+        at = optim.evaluate(partial(profiled_deviance, stats=stats, method=method), x)
     else:
         at = curvature.evaluate(x, stats, method=method)
     return at._replace(aux_tangents=at.aux_tangents[0])
@@ -152,14 +163,7 @@ def evaluation(x: Array, stats: SufficientStatistics, *, method: Method) -> opti
 
 def even_parameters(terms: Sequence[Term]) -> np.ndarray:
     """Mask of the parameters whose sign alone does not matter, as where they fill a factor's column."""
-    even: list[bool] = []
-    for term in terms:
-        E = term.covariance.jacobian(np.zeros(0))
-        # The covariance G is a sum of products of parameters: all those of this one with others must vanish.
-        products = np.einsum("aij,bkj->abik", E, E)
-        products = products + np.swapaxes(products, 2, 3)
-        even += [np.allclose(np.delete(products[a], a, axis=0), 0.0, atol=1e-12) for a in range(len(E))]
-    return np.array(even, dtype=bool)
+    return np.concatenate([np.zeros(0, dtype=bool), *(term.covariance.even() for term in terms)])
 
 
 def retraction(terms: Sequence[Term]) -> optim.Retraction:
@@ -184,7 +188,7 @@ def _optimise(
     method: Method,
 ) -> tuple[Array, ...]:
     result = optim.minimize(
-        partial(_deviance, stats=stats, method=method),
+        partial(profiled_deviance, stats=stats, method=method),
         x,
         max_evaluations=max_evaluations,
         evaluator=partial(evaluation, stats=stats, method=method),
@@ -213,7 +217,7 @@ def scaled_gradient(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
     if gradient.shape[-1] == 0:
         return np.zeros(gradient.shape[:-1])
     curvature = np.sqrt(np.abs(np.diagonal(hessian, axis1=-2, axis2=-1)))
-    return np.max(np.abs(gradient) / np.maximum(curvature, 1e-4), axis=-1)
+    return np.max(np.abs(gradient) / np.maximum(curvature, SMALLEST_CURVATURE), axis=-1)
 
 
 class SingleRunner:
@@ -273,11 +277,18 @@ def search(run: Runner, starts: np.ndarray) -> Optimum:
 
 
 def _from_starts(run: Runner, starts: np.ndarray) -> Optimum:
-    """First start that converges; otherwise the lowest finite point that any reached."""
-    best = run(np.arange(len(starts)), starts)
+    """First start that converges; otherwise the lowest finite point that any reached.
+
+    Where a structure has several maxima, the highest of those that its further starts lead to.
+    """
+    every = np.arange(len(starts))
+    best = run(every, starts)
+    for others in further_starts(run.terms, starts):
+        other = run(every, others)
+        better = other.is_stationary & ~(other.value >= best.value - SNAP_COST)
+        best.put(every[better], other.take(better))
     equal = np.concatenate([term.covariance.initial() for term in run.terms])
-    # When the moments' start fails, which is rare: smaller and larger variances, and all equal to sigma's.
-    for others in (*(factor * starts for factor in _RESTARTS), np.broadcast_to(equal, starts.shape)):
+    for others in (*(factor * starts for factor in RESTARTS), np.broadcast_to(equal, starts.shape)):
         failed = np.flatnonzero(~best.is_stationary)
         if not failed.size:
             break
@@ -287,10 +298,22 @@ def _from_starts(run: Runner, starts: np.ndarray) -> Optimum:
     return best
 
 
+def further_starts(terms: Sequence[Term], starts: np.ndarray) -> list[np.ndarray]:
+    """Starts (m, k) that structures with several maxima ask for, each with other parameters of one term."""
+    found, start = [], 0
+    for term in terms:
+        own = slice(start, start + term.covariance.num_params)
+        for values in term.covariance.further_starts(starts[:, own]):
+            found.append(starts.copy())
+            found[-1][:, own] = values
+        start = own.stop
+    return found
+
+
 def _leave_saddles(run: Runner, found: Optimum) -> None:
     """Step off points of negative curvature, both ways, until the curvature is not negative."""
     at = np.arange(len(found.x))
-    for _ in range(_MAX_ESCAPES):
+    for _ in range(MAX_ESCAPES):
         negative, direction = found.take(at).smallest_curvature
         at, direction = at[negative < 0], direction[negative < 0]
         if not at.size:
@@ -310,7 +333,7 @@ def _make_canonical(run: Runner, found: Optimum) -> None:
     exact, snapped = _canonical_points(run.terms, found.x)
     at = np.flatnonzero((snapped != exact).any(axis=1))
     open_ended = np.ones(len(found.x), dtype=bool)
-    for _ in range(_MAX_RELEASES):
+    for _ in range(MAX_RELEASES):
         if not at.size:
             break
         singular = run(at, snapped[at])
@@ -346,9 +369,7 @@ def _canonical_points(terms: Sequence[Term], x: np.ndarray) -> tuple[np.ndarray,
     for term in terms:
         stop = start + term.covariance.num_params
         part = x[:, start:stop]
-        T = np.tensordot(part, term.covariance.jacobian(part), axes=1)
-        G = T @ np.swapaxes(T, 1, 2)
-        exact.append(term.covariance.from_covariance(G))
-        snapped.append(term.covariance.from_covariance(G, tolerance=SNAP, floor=SNAP))
+        exact.append(term.covariance.canonical(part))
+        snapped.append(term.covariance.canonical(part, tolerance=SNAP, floor=SNAP))
         start = stop
     return np.concatenate(exact, axis=1), np.concatenate(snapped, axis=1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxmixed.draws import ResponseSource, check_seed, effects_source
+from jaxmixed.draws import ResponseSource, check_seed
 from jaxmixed.encoding import plan_of
 from jaxmixed.errors import DataError
 from jaxmixed.formula import parse
@@ -17,7 +17,8 @@ from jaxmixed.frame import ModelFrame, build_frame
 from jaxmixed.ingest import read_columns
 from jaxmixed.parameters import fitted_parameters, stated_parameters
 from jaxmixed.predict import linear_predictor
-from jaxmixed.replicates import replicate_table
+from jaxmixed.relationship import Known
+from jaxmixed.replicates import replicate_table, term_source
 from jaxmixed.results import MixedResults
 from jaxmixed.terms import Column
 
@@ -46,8 +47,7 @@ class SpecifiedModel(NamedTuple):
     def source(self) -> ResponseSource:
         """The model as a source of responses."""
         terms = tuple(
-            effects_source(group.Z, group.codes, len(group.levels), cov)
-            for group, cov in zip(self.frame.groups, self.covariances, strict=True)
+            term_source(group, cov) for group, cov in zip(self.frame.groups, self.covariances, strict=True)
         )
         return ResponseSource(self.frame.y, terms, self.sigma, self.frame.weights)
 
@@ -78,7 +78,8 @@ def simulate(
         ``"beta"``: coefficients by name, or in the order of the design's columns. ``"random"``: by group, the
         standard deviation of a single effect; a covariance matrix; or ``{"sd": [...], "corr": r}`` with a
         correlation matrix or one correlation of all pairs (none: independent effects); a list of these where
-        a group has several terms. ``"sigma"``: residual standard deviation. Or a fit: its estimates.
+        a group has several terms. ``"sigma"``: residual standard deviation. Or a fit: its estimates, and
+        the known relationships between its levels.
     n : int
         Number of responses.
     seed : int, optional
@@ -159,6 +160,10 @@ def specified_model(
     for name, given in (("contrasts", contrasts), ("functions", functions)):
         if given is not None and not isinstance(given, Mapping):
             raise DataError(f"{name}={given!r} must be a mapping by name")
+    related = {}
+    if isinstance(params, MixedResults):
+        known = ((group.label, group.relationship) for group in params.frame.groups)
+        related = {label: Known(own.matrix, own.levels) for label, own in known if own is not None}
     frame = design_frame(
         formula,
         data,
@@ -167,6 +172,7 @@ def specified_model(
         missing=missing,
         contrasts=contrasts,
         functions=functions,
+        relationships=related,
     )
     if isinstance(params, MixedResults):
         parameters = fitted_parameters(frame, params.frame.x_names, params.estimates)

@@ -52,6 +52,8 @@ def _by_parent(values: np.ndarray, parent: np.ndarray, axis: int) -> np.ndarray:
 
 def _coarser_rows(stats: SufficientStatistics) -> list[np.ndarray]:
     """``Z_k' [Z_k Z_{k+1} ..]`` of every group of every coarser level, as if without random effects."""
+    if not stats.levels:
+        return []
     leaf, start = stats.levels[0], 0
     rows: list[np.ndarray] = []
     width = sum(level.root.shape[0] for level in stats.levels[1:])
@@ -147,6 +149,9 @@ def _root_equations(root: Root) -> list[_Equation]:
 
 def _equate(stats: SufficientStatistics, rows: list[np.ndarray]) -> list[_Equation]:
     """Equations of every level of the chain and factor of the root, and the upper blocks of their matrix."""
+    if not stats.levels:
+        assert stats.root is not None
+        return _root_equations(stats.root)
     sizes = [level.root.shape[0] for level in stats.levels]
     equations = [_leaf_equation(stats.levels[0], sizes)]
     equations += [_row_equation(row, sizes[depth:]) for depth, row in enumerate(rows, 1)]
@@ -214,14 +219,16 @@ def _coarser_products(stats: SufficientStatistics, own: Responses) -> list[np.nd
 
 def _root_products(stats: SufficientStatistics, own: Responses) -> list[np.ndarray]:
     """``sum C C'`` of every factor of the root."""
-    root, links = stats.root, stats.levels[0].links
+    root, scores = stats.root, np.asarray(own.root)
     assert root is not None
-    assert links is not None
-    part, size = np.ascontiguousarray(np.moveaxis(np.asarray(own.levels[0]), -1, 0)), len(root.cross)
-    met = np.einsum("ae,zae->ze", links.values, np.take(part, links.group, axis=2))
-    cells = np.asarray(links.column) + size * np.arange(len(met))[:, None]
-    sums = np.bincount(cells.ravel(), met.ravel(), size * len(met))
-    scores = np.asarray(own.root) + sums.reshape(-1, size).T
+    if stats.levels:
+        links = stats.levels[0].links
+        assert links is not None
+        part, size = np.ascontiguousarray(np.moveaxis(np.asarray(own.levels[0]), -1, 0)), len(root.cross)
+        met = np.einsum("ae,zae->ze", links.values, np.take(part, links.group, axis=2))
+        cells = np.asarray(links.column) + size * np.arange(len(met))[:, None]
+        sums = np.bincount(cells.ravel(), met.ravel(), size * len(met))
+        scores = scores + sums.reshape(-1, size).T
     return [
         _products(scores[columns].reshape(q, m, -1))
         for (m, q), columns in zip(root.shapes, factor_columns(root.shapes), strict=True)
@@ -230,12 +237,15 @@ def _root_products(stats: SufficientStatistics, own: Responses) -> list[np.ndarr
 
 def _right_sides(stats: SufficientStatistics, own: Responses) -> np.ndarray:
     """Sums of squares of the responses' OLS residuals, and then every level's products, (unknowns, B)."""
+    square = np.asarray(own.total)[-1]
+    if not stats.levels:
+        return np.concatenate([square[None], *_root_products(stats, own)])
     if own.gram is not None:
         within = np.einsum("aamz->z", own.gram[1])
     else:
         part = np.asarray(own.levels[0])
         within = np.einsum("amz,amz->z", part, part)
-    parts = [(np.asarray(own.total)[-1] + within)[None], _leaf_products(stats.levels[0], own)]
+    parts = [(square + within)[None], _leaf_products(stats.levels[0], own)]
     parts += _coarser_products(stats, own)
     if stats.root is not None:
         parts += _root_products(stats, own)
@@ -245,6 +255,7 @@ def _right_sides(stats: SufficientStatistics, own: Responses) -> np.ndarray:
 def _all_right_sides(stats: SufficientStatistics, own: Responses) -> np.ndarray:
     """The same, for so many responses at a time that their parts stay in the processor's cache."""
     cells = sum(level.root.size if level.links is None else level.links.values.size for level in stats.levels)
+    cells = max(cells, len(stats.total))
     count, width = len(own.scale), max(CHUNK_CELLS // cells, SMALLEST_CHUNK)
     if count <= width:
         return _right_sides(stats, own)
@@ -313,7 +324,7 @@ def _inside_cone(G: np.ndarray, informative: np.ndarray) -> np.ndarray:
 
 def _informative(stats: SufficientStatistics, rows: list[np.ndarray]) -> list[np.ndarray]:
     """For each level, which of its columns are not zero throughout."""
-    found = [(np.asarray(stats.levels[0].root) != 0).any(axis=(0, 2))]
+    found = [(np.asarray(level.root) != 0).any(axis=(0, 2)) for level in stats.levels[:1]]
     found += [np.diagonal(row[:, : len(row)]).any(axis=0) for row in rows]
     if stats.root is not None:
         squares, columns = np.diagonal(stats.root.gram), factor_columns(stats.root.shapes)
@@ -322,6 +333,16 @@ def _informative(stats: SufficientStatistics, rows: list[np.ndarray]) -> list[np
             for (size, effects), own in zip(stats.root.shapes, columns, strict=True)
         ]
     return found
+
+
+def _mean_diagonal(stats: SufficientStatistics, level: int) -> float:
+    """Mean of the diagonal of a level's relationship matrix, which the moments take for the identity."""
+    bases = () if stats.root is None else stats.root.bases
+    basis = bases[level - len(stats.levels)] if bases and level >= len(stats.levels) else None
+    if basis is None:
+        return 1.0
+    levels = basis.matrix.shape[1]
+    return float(np.sum(np.square(basis.matrix[:levels]))) / levels
 
 
 def moment_starts(shared: SufficientStatistics, own: Responses) -> np.ndarray:
@@ -360,7 +381,7 @@ def moment_starts(shared: SufficientStatistics, own: Responses) -> np.ndarray:
     for term in shared.terms:
         block = slice(term.start, term.start + term.covariance.q)
         G = _inside_cone(moments[term.level][:, block, block], informative[term.level][block])
-        parts.append(term.covariance.from_covariance(G))
+        parts.append(term.covariance.from_covariance(G / _mean_diagonal(shared, term.level)))
     return np.ascontiguousarray(np.concatenate(parts, axis=1))
 
 

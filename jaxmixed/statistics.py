@@ -31,6 +31,7 @@ made of; `likelihood` puts the constants back.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 import jax
@@ -40,9 +41,10 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxmixed._types import AnyArray, SameArray
+from jaxmixed.coordinates import fixed_coordinates, random_coordinates, untouched
 from jaxmixed.covariance import Covariance, covariance_structure
 from jaxmixed.links import Links, pad_links
-from jaxmixed.root import Root
+from jaxmixed.root import LevelBasis, Root
 from jaxmixed.sizes import grid_size, root_size
 
 Form = Literal["orthogonal", "moments"]
@@ -178,17 +180,114 @@ def _group_sums(values: Float[Array, "n a b"], codes: Int[Array, " n"], m: int) 
     return jnp.moveaxis(jax.ops.segment_sum(values, codes, num_segments=m), 0, -1)
 
 
+Structure = str | Covariance | Sequence[Covariance]
+"""Of a factor's effects: a name, one structure, or structures of successive columns (several terms)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Factor:
+    """One grouping factor of traced rows."""
+
+    Z: Float[Array, "n q"]
+    codes: Int[Array, " n"]
+    size: int
+    covariances: tuple[Covariance, ...]
+    copies: Float[AnyArray, " m"] | None
+
+
+def _listed(values: Sequence[AnyArray | None] | AnyArray | None) -> list[AnyArray | None]:
+    """One array, or several, as a list."""
+    if values is None or hasattr(values, "ndim"):
+        return [values]  # type: ignore[list-item]
+    return list(values)
+
+
+def _factors(
+    Z: Sequence[AnyArray] | AnyArray,
+    groups: Sequence[AnyArray] | AnyArray,
+    num_groups: Sequence[int] | int,
+    structures: Sequence[Structure] | Structure,
+    copies: Sequence[AnyArray | None],
+) -> list[_Factor]:
+    """The arguments of :func:`summarise`, factor by factor."""
+    single = hasattr(Z, "ndim")
+    Zs, codes = ([Z], [groups]) if single else (list(Z), list(groups))
+    counts = [int(num_groups)] if isinstance(num_groups, int | np.integer) else list(num_groups)
+    given = [structures] * len(Zs) if single or not isinstance(structures, list | tuple) else list(structures)
+    copies = [*copies, *[None] * (len(Zs) - len(copies))]
+    factors = []
+    for block, code, size, structure, own in zip(Zs, codes, counts, given, copies, strict=True):
+        columns = jnp.asarray(block)
+        if isinstance(structure, str):
+            structure = covariance_structure(structure, columns.shape[1])
+        own_structures = tuple(structure) if isinstance(structure, list | tuple) else (structure,)
+        factors.append(_Factor(columns, jnp.asarray(code), size, own_structures, own))
+    return factors
+
+
+def _check_codes(groups: Sequence[AnyArray], sizes: Sequence[int], nested: bool) -> None:
+    """Refuse codes out of range, and factors that are not nested; of codes that are known, not traced."""
+    known = [None if isinstance(codes, jax.core.Tracer) else np.asarray(codes) for codes in groups]
+    for position, (codes, size) in enumerate(zip(known, sizes, strict=True)):
+        if codes is not None and codes.size and not (codes.min() >= 0 and codes.max() < size):
+            raise ValueError(
+                f"the codes of factor {position} run from {codes.min()} to {codes.max()}; with {size} groups "
+                f"they must lie between 0 and {size - 1}"
+            )
+    for position, (fine, coarse) in enumerate(pairwise(known)):
+        if not nested or fine is None or coarse is None:
+            continue
+        owner = np.empty(sizes[position], dtype=np.int64)
+        owner[fine] = coarse
+        if not np.array_equal(owner[fine], coarse):
+            raise ValueError(
+                f"factor {position} is not nested in factor {position + 1}: a group of it occurs in several "
+                "of theirs. The finest factor comes first; crossed=True takes factors that are not nested."
+            )
+
+
+def _coordinates(
+    factor: _Factor, w: Float[Array, " n"], standardise: bool
+) -> tuple[Float[Array, "n q"], Float[Array, "q q"]]:
+    """A factor's columns in coordinates of their own, term by term, and the frame that leads back."""
+    q = factor.Z.shape[1]
+    if not standardise:
+        return factor.Z, jnp.eye(q, dtype=factor.Z.dtype)
+    blocks, frame, start = [], jnp.zeros((q, q), factor.Z.dtype), 0
+    for covariance in factor.covariances:
+        own = slice(start, start + covariance.q)
+        columns, block = random_coordinates(factor.Z[:, own], w, covariance)
+        blocks.append(columns)
+        frame = frame.at[own, own].set(block)
+        start = own.stop
+    return jnp.concatenate(blocks, axis=1), frame
+
+
+def _terms(factors: Sequence[_Factor]) -> tuple[Term, ...]:
+    terms: list[Term] = []
+    for depth, factor in enumerate(factors):
+        start = 0
+        for covariance in factor.covariances:
+            terms.append(Term(depth, start, covariance))
+            start += covariance.q
+    return tuple(terms)
+
+
 def summarise(
-    y: Float[Array, " n"],
-    X: Float[Array, "n p"],
-    Z: Sequence[Float[Array, "n q"]] | Float[Array, "n q"],
-    groups: Sequence[Int[Array, " n"]] | Int[Array, " n"],
+    y: Float[AnyArray, " n"],
+    X: Float[AnyArray, "n p"],
+    Z: Sequence[Float[AnyArray, "n q"]] | Float[AnyArray, "n q"],
+    groups: Sequence[Int[AnyArray, " n"]] | Int[AnyArray, " n"],
     *,
     num_groups: Sequence[int] | int,
-    weights: Float[Array, " n"] | None = None,
-    structures: Sequence[str] | str = "unstructured",
+    weights: Float[AnyArray, " n"] | None = None,
+    frequencies: Sequence[Float[AnyArray, " m"] | None] | Float[AnyArray, " n"] | None = None,
+    structures: Sequence[Structure] | Structure = "unstructured",
+    crossed: bool = False,
+    relationships: Sequence[Float[AnyArray, "m m"] | None] | Float[AnyArray, "m m"] | None = None,
+    standardise: bool = True,
 ) -> SufficientStatistics:
-    """Statistics of traced arrays: a pure function of y, X, Z and the weights, smooth in all of them.
+    r"""Statistics of traced arrays: a pure function of y, X, Z and the weights, smooth in all of them.
 
     Parameters
     ----------
@@ -199,21 +298,52 @@ def summarise(
     Z : (n, q) array, or a sequence of them
         Random-effects columns of each grouping factor, finest factor first.
     groups : (n,) int array, or a sequence of them
-        Codes ``0 .. m-1`` of each factor; each must be nested in the next. Codes need not be sorted.
+        Codes ``0 .. m-1`` of each factor; each must be nested in the next, unless `crossed`. Codes need not
+        be sorted.
     num_groups : int, or a sequence of int
         Number of groups of each factor (static).
     weights : (n,) array, optional
         Precision weights, ``Var(e_i) = sigma**2 / w_i``.
-    structures : str, or a sequence of str
-        Covariance structure of each factor's effects.
+    frequencies : (n,) array, or a sequence, optional
+        How often each row counts; in a sequence, then how often each group of each factor does, finest first,
+        None for once. A frequency of 2 is a copy (of a group: with random effects of its own), one of 0 a
+        deletion. With sampling weights this is the pseudo-likelihood of Rabe-Hesketh & Skrondal (2006).
+    structures : str, Covariance, or a sequence of them
+        Covariance structure of each factor's effects; for several terms of one factor, a tuple of
+        structures of successive columns.
+    crossed : bool
+        The factors are not nested: they go to a dense root, whose order is the number of all their effects.
+    relationships : (m, m) array, or a sequence, optional
+        Relationship matrix between the levels of each factor, positive definite, None for independent ones:
+        effects have covariance ``kron(A, G)``. May be traced: a kernel of the levels' positions. Implies
+        `crossed`.
+    standardise : bool
+        Compute in coordinates in which X is orthonormal, y centred and Z of unit size
+        (:mod:`jaxmixed.coordinates`). Nothing that the likelihood returns depends on it, but for rounding.
+        False leaves plain sums, which add up over batches of rows.
 
     Returns
     -------
     SufficientStatistics
         In the "moments" form and the dtype of `y`.
 
-    Notes ----- Cross-products square the condition number: centre X and y beforehand where their means are
-    large against their spread. The front end does this, and more (:mod:`jaxmixed.crossproducts`).
+    Raises
+    ------
+    ValueError
+        For codes out of range, and factors that are not nested (where codes are known, not traced); for
+        frequencies of the groups of crossed factors, whose copies would share the others' effects.
+
+    Notes
+    -----
+    A group's copies multiply what it hands to coarser levels, not what it receives: Z of every coarser
+    level, X and y are multiplied by the square root of the number of copies. At a frequency of exactly zero
+    the statistics are right, but not differentiable; and a group that is not there has effects of zero, while
+    the limit from above are those of a copy.
+
+    References
+    ----------
+    Rabe-Hesketh & Skrondal (2006), Multilevel modelling of complex survey data, Journal of the Royal
+    Statistical Society A 169(4), equation 4.
 
     Examples
     --------
@@ -222,43 +352,113 @@ def summarise(
     >>> stats.levels[0].root.shape
     (1, 1, 2)
     """
-    Zs = [Z] if isinstance(Z, Array | np.ndarray) else list(Z)
-    codes = [groups] if isinstance(groups, Array | np.ndarray) else list(groups)
-    counts = [num_groups] if isinstance(num_groups, int) else list(num_groups)
-    names = [structures] * len(Zs) if isinstance(structures, str) else list(structures)
-    w = jnp.ones_like(y) if weights is None else weights
-    remaining = jnp.concatenate([*Zs[1:], X, y[:, None]], axis=1)
-    levels = []
-    for depth, (block, code, m) in enumerate(zip(Zs, codes, counts, strict=True)):
-        weighted = w[:, None] * block
-        representative = jax.ops.segment_max(jnp.arange(len(y)), code, num_segments=m)
+    y, X = jnp.asarray(y), jnp.asarray(X)
+    listed = _listed(frequencies)
+    related = _listed(relationships)
+    crossed = crossed or any(A is not None for A in related)
+    factors = _factors(Z, groups, num_groups, structures, listed[1:])
+    codes = [own for own in _listed(groups) if own is not None]
+    _check_codes(codes, [factor.size for factor in factors], nested=not crossed)
+    one = jnp.ones_like(y)
+    w = one if weights is None else jnp.asarray(weights)
+    rows = one if listed[0] is None else jnp.asarray(listed[0])
+    # Copies of all that is inside a group: for each level, and at the end for X and y.
+    inside = [one]
+    for factor in factors:
+        inside.append(inside[-1] if factor.copies is None else inside[-1] * factor.copies[factor.codes])
+    total = rows * inside[-1]
+    found = fixed_coordinates(X, y, w * total) if standardise else untouched(X, y)
+    scaled = [_coordinates(factor, w * total, standardise) for factor in factors]
+    columns = [Zs * jnp.sqrt(copies)[:, None] for (Zs, _), copies in zip(scaled, inside[:-1], strict=True)]
+    Xy = jnp.concatenate([found.X, found.y[:, None]], axis=1) * jnp.sqrt(inside[-1])[:, None]
+    weight = (w * rows)[:, None]
+    if crossed and any(factor.copies is not None for factor in factors):
+        raise ValueError("frequencies of groups need nested factors; of crossed ones, only rows have any.")
+    return SufficientStatistics(
+        levels=() if crossed else _levels(factors, columns, Xy, weight),
+        root=_dense_root(factors, columns, Xy, weight, related) if crossed else None,
+        total=Xy.T @ (weight * Xy),
+        nobs=jnp.sum(total),
+        sum_log_weights=jnp.sum(total * jnp.log(w)),
+        frames=tuple(frame for _, frame in scaled),
+        basis=found.basis,
+        log_det_basis=found.log_det,
+        origin=found.origin,
+        scale=found.scale,
+        terms=_terms(factors),
+    )
+
+
+def _levels(
+    factors: Sequence[_Factor],
+    columns: Sequence[Float[Array, "n q"]],
+    Xy: Float[Array, "n r"],
+    weight: Float[Array, "n 1"],
+) -> tuple[Level, ...]:
+    """Cross-products of every factor's columns with themselves, those of coarser factors, X and y."""
+    n = len(Xy)
+    levels: list[Level] = []
+    representatives = [
+        jax.ops.segment_max(jnp.arange(n), factor.codes, num_segments=factor.size) for factor in factors
+    ]
+    for depth, (factor, block) in enumerate(zip(factors, columns, strict=True)):
+        weighted = weight * block
+        rest = jnp.concatenate([*columns[depth + 1 :], Xy], axis=1)
+        count = jnp.ones(factor.size, Xy.dtype)
+        for other in factors[depth:]:
+            if other.copies is not None:
+                count = count * other.copies[other.codes[representatives[depth]]]
         levels.append(
             Level(
-                root=_group_sums(weighted[:, :, None] * block[:, None, :], code, m),
-                cross=_group_sums(weighted[:, :, None] * remaining[:, None, :], code, m),
+                root=_group_sums(weighted[:, :, None] * block[:, None, :], factor.codes, factor.size),
+                cross=_group_sums(weighted[:, :, None] * rest[:, None, :], factor.codes, factor.size),
                 gram=None,
-                count=jnp.ones(m, y.dtype),
-                parents=tuple(jnp.asarray(coarser)[representative] for coarser in codes[depth + 1 :]),
+                count=count,
+                parents=tuple(coarser.codes[representatives[depth]] for coarser in factors[depth + 1 :]),
                 form="moments",
             )
         )
-        remaining = remaining[:, Zs[depth + 1].shape[1] :] if depth + 1 < len(Zs) else remaining
-    p = X.shape[1]
-    Xy = jnp.concatenate([X, y[:, None]], axis=1)
-    return SufficientStatistics(
-        levels=tuple(levels),
-        total=Xy.T @ (w[:, None] * Xy),
-        nobs=jnp.asarray(len(y), y.dtype),
-        sum_log_weights=jnp.sum(jnp.log(w)),
-        frames=tuple(jnp.eye(block.shape[1], dtype=y.dtype) for block in Zs),
-        basis=jnp.eye(p, dtype=y.dtype),
-        log_det_basis=jnp.zeros((), y.dtype),
-        origin=jnp.zeros(p, y.dtype),
-        scale=jnp.ones((), y.dtype),
-        terms=tuple(
-            Term(depth, 0, covariance_structure(name, block.shape[1]))
-            for depth, (block, name) in enumerate(zip(Zs, names, strict=True))
-        ),
+    return tuple(levels)
+
+
+def _dense_root(
+    factors: Sequence[_Factor],
+    columns: Sequence[Float[Array, "n q"]],
+    Xy: Float[Array, "n r"],
+    weight: Float[Array, "n 1"],
+    relationships: Sequence[Float[AnyArray, "m m"] | None],
+) -> Root:
+    """Cross-products of all factors' columns, ordered by factor, effect and level."""
+    effects = [
+        (factor, weight[:, 0] * block[:, a], block[:, a])
+        for factor, block in zip(factors, columns, strict=True)
+        for a in range(block.shape[1])
+    ]
+    rows = []
+    for one, weighted, _ in effects:
+        row = []
+        for other, _, z in effects:
+            cells = jax.ops.segment_sum(
+                weighted * z, one.codes * other.size + other.codes, num_segments=one.size * other.size
+            )
+            row.append(cells.reshape(one.size, other.size))
+        rows.append(jnp.concatenate(row, axis=1))
+    cross = [
+        jax.ops.segment_sum(weighted[:, None] * Xy, one.codes, num_segments=one.size)
+        for one, weighted, _ in effects
+    ]
+    return Root(
+        gram=jnp.concatenate(rows),
+        cross=jnp.concatenate(cross),
+        # Whether they add up to columns of X is not known of traced arrays.
+        shared=jnp.zeros((Xy.shape[1], len(effects)), Xy.dtype),
+        shapes=tuple((factor.size, block.shape[1]) for factor, block in zip(factors, columns, strict=True)),
+        bases=tuple(
+            None if A is None else LevelBasis(matrix=jnp.linalg.cholesky(A), rest=jnp.zeros(len(A), A.dtype))
+            for A in relationships
+        )
+        if any(A is not None for A in relationships)
+        else (),
     )
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from jaxmixed.covariance import STRUCTURES
 from jaxmixed.crossproducts import Reduction, reduce_rows, same_memory
 from jaxmixed.diagnosis import TermLabel
 from jaxmixed.errors import DesignError
-from jaxmixed.layout import Grouping, arrange
+from jaxmixed.layout import Grouping, arrange, is_plain
 from jaxmixed.statistics import Term
 
 
@@ -99,7 +100,11 @@ class WholeDesign:
             codes = (np.cumsum(present) - 1)[codes]
         # One array where the effects are the fixed ones: their coordinates are then found once.
         same = same_memory(factor.Z, self.X)
-        return Grouping(X if same else factor.Z[rows], codes, size, factor.label)
+        related = factor.relationship
+        if related is not None:
+            left = np.flatnonzero(present)
+            related = related[np.ix_(left, left)]
+        return Grouping(X if same else factor.Z[rows], codes, size, factor.label, related)
 
     def _check(self, groupings: Sequence[Grouping], n: int) -> None:
         """Refuse what :func:`jaxmixed.frame.build_frame` refuses of whole data."""
@@ -110,9 +115,10 @@ class WholeDesign:
                     f"the grouping {label.group!r} has one level in the rows used; a variance between groups "
                     "needs at least two"
                 )
-            if max(width, 1) * size >= n:
+            together = max(width, 1) if term.covariance.name in STRUCTURES else 1
+            if together * size >= n and is_plain(groupings[term.level]):
                 raise DesignError(
-                    f"the grouping {label.group!r} has {max(width, 1) * size} random effects for {n} rows "
+                    f"the grouping {label.group!r} has {together * size} random effects for {n} rows "
                     "used, which cannot be told from the residuals"
                 )
         for position, (term, label) in enumerate(zip(self.terms, self.labels, strict=True)):
@@ -122,7 +128,8 @@ class WholeDesign:
                     continue
                 partner = np.empty(one.size, dtype=np.int64)
                 partner[one.codes] = two.codes
-                if np.array_equal(partner[one.codes], two.codes):
+                alike = is_plain(one) == is_plain(two)
+                if alike and np.array_equal(partner[one.codes], two.codes):
                     raise DesignError(
                         f"the groupings {known.group!r} and {label.group!r} split the rows used into the "
                         f"same {one.size} groups, so their variances cannot be told apart"

@@ -28,7 +28,14 @@ from jaxmixed.formatting import (
     p_phrase,
     wrapped,
 )
-from jaxmixed.inference import VarianceInference, variance_table
+from jaxmixed.inference import (
+    NaturalParameters,
+    VarianceInference,
+    VarianceParameters,
+    joined,
+    natural_parameters,
+    variance_table,
+)
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates, TermEstimate
@@ -37,7 +44,6 @@ if TYPE_CHECKING:
 Scale = Literal["variance", "sd"]
 _FEW_LEVELS = 5
 _METHODS = {"ml": "maximum likelihood (ML)", "reml": "restricted maximum likelihood (REML)"}
-_COMMON = ("identity", "exchangeable")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,15 +57,20 @@ class RandomTerm:
     names
         Names of the effects.
     structure
-        Covariance structure: unstructured, independent, identity or exchangeable.
+        Covariance structure: unstructured, independent, identity, exchangeable, or the name of a kernel.
     cov
         Covariance matrix of the effects of one level, on the scale of the response.
+    parameters
+        The structure's own parameters by name, such as a kernel's length: ``estimate``, ``std_error``,
+        ``conf_low``, ``conf_high`` (95%, symmetric on the log or atanh scale). Without rows where the matrix
+        says all; NaN where the variance is zero.
     """
 
     group: str
     names: tuple[str, ...]
     structure: str
     cov: pd.DataFrame
+    parameters: pd.DataFrame
 
     @property
     def sd(self) -> pd.Series:
@@ -79,11 +90,20 @@ class RandomTerm:
 def random_terms(estimates: Estimates) -> tuple[RandomTerm, ...]:
     """Estimated covariances of the random effects, one per term."""
     found = []
-    for term in estimates.terms:
+    natural = natural_parameters(VarianceParameters.of(estimates))
+    for term, own in zip(estimates.terms, natural, strict=True):
         names = pd.Index(term.names)
         cov = pd.DataFrame(np.array(term.cov, dtype=np.float64), index=names, columns=names)
-        found.append(RandomTerm(term.group, term.names, term.structure, cov))
+        parameters = pd.DataFrame(_natural_columns(own), index=pd.Index(own.names, name="parameter"))
+        found.append(RandomTerm(term.group, term.names, term.structure, cov, parameters))
     return tuple(found)
+
+
+def _natural_columns(own: NaturalParameters) -> dict[str, np.ndarray]:
+    """Columns of a structure's own parameters, of one model."""
+    columns = ("estimate", "std_error", "conf_low", "conf_high")
+    values = (own.estimate, own.std_error, own.conf_low, own.conf_high)
+    return {name: column[0] for name, column in zip(columns, values, strict=True)}
 
 
 def coefficient_table(frame: ModelFrame, estimates: Estimates, level: float) -> dict[str, np.ndarray]:
@@ -115,14 +135,19 @@ def tidy_table(
         f"var({group})" if first is None else f"var({first})" if second is None else f"cov({first}, {second})"
         for group, first, second in zip(random["group"], random["effect"], random["effect2"], strict=True)
     ]
-    missing = np.full(num_random, np.nan)
+    natural = natural_parameters(VarianceParameters.of(estimates), level)
+    known = [
+        (term.group, name) for term, own in zip(estimates.terms, natural, strict=True) for name in own.names
+    ]
     columns: dict[str, Any] = {
-        "effect": ["fixed"] * num_fixed + ["random"] * num_random,
-        "group": [None] * num_fixed + random["group"],
-        "term": [*frame.x_names, *terms],
+        "effect": ["fixed"] * num_fixed + ["random"] * (num_random + len(known)),
+        "group": [None] * num_fixed + random["group"] + [group for group, _ in known],
+        "term": [*frame.x_names, *terms, *(name for _, name in known)],
     }
+    shown = [_natural_columns(own) for own in natural if own.names]
     for name, values in fixed.items():
-        columns[name] = np.concatenate([values, random.get(name, missing)])
+        own = [table.get(name, np.full(len(table["estimate"]), np.nan)) for table in shown]
+        columns[name] = np.concatenate([values, random.get(name, np.full(num_random, np.nan)), *own])
     return pd.DataFrame(columns)
 
 
@@ -262,7 +287,7 @@ def summarise(
     fixed = _fixed_table(frame, estimates, level)
     random = variance_table(inference, estimates, level)
     tables = [_group_table(frame, estimates)] if estimates.terms else []
-    tables += [fixed, _random_table(estimates, inference, random, scale, level)]
+    tables += [fixed, _random_table(frame, estimates, inference, random, scale, level)]
     test = linear_model_test(estimates)
     return Summary(
         title=f"{kind} fitted by {_METHODS[estimates.method]}",
@@ -368,7 +393,12 @@ def _fixed_table(frame: ModelFrame, estimates: Estimates, level: float) -> Table
 
 
 def _random_table(
-    estimates: Estimates, inference: VarianceInference, values: dict[str, Any], scale: Scale, level: float
+    frame: ModelFrame,
+    estimates: Estimates,
+    inference: VarianceInference,
+    values: dict[str, Any],
+    scale: Scale,
+    level: float,
 ) -> Table:
     on_sd = scale == "sd"
     main = "sd_or_corr" if on_sd else "estimate"
@@ -377,31 +407,47 @@ def _random_table(
     other = "estimate" if on_sd else "sd_or_corr"
     rows: list[tuple[str, ...]] = []
     heading = ""
+    natural = [_natural_columns(own) for own in natural_parameters(VarianceParameters.of(estimates), level)]
     for position, (number_of_term, i, j) in enumerate(inference.index):
         name = "Residual"
         if number_of_term >= 0:
             term = estimates.terms[number_of_term]
-            if _heading(term) != heading:
-                heading = _heading(term)
+            if _heading(frame, term) != heading:
+                heading = _heading(frame, term)
                 rows.append((heading,))
             name = f"  {_parameter_name(term, i, j)}"
         cells = tuple(number(values[key][position]) for key in (main, errors, low, high, other))
         rows.append((name, *cells))
+        if number_of_term >= 0 and inference.index[position + 1][0] != number_of_term:
+            rows += _natural_rows(
+                estimates.terms[number_of_term].covariance.natural_names, natural[number_of_term]
+            )
     first, second = ("SD / corr.", "(Co)var.") if on_sd else ("(Co)var.", "SD / corr.")
     title = "Random effects" if estimates.terms else "Residual variance"
     return Table(title, ("", first, "Std. error", *_interval_header(level), second), tuple(rows))
 
 
-def _heading(term: TermEstimate) -> str:
-    """Grouping, and a structure that restricts the covariances."""
-    if len(term.names) == 1 or term.structure == "unstructured":
-        return printable(term.group)
-    effects = f": {', '.join(term.names)}" if term.structure in _COMMON else ""
-    return printable(f"{term.group} ({term.structure}{effects})")
+def _natural_rows(names: tuple[str, ...], columns: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
+    """A structure's own parameters below its variances."""
+    return [
+        (f"  {printable(name)}", *(number(column[row]) for column in columns.values()), "")
+        for row, name in enumerate(names)
+    ]
+
+
+def _heading(frame: ModelFrame, term: TermEstimate) -> str:
+    """Grouping, a structure that restricts the covariances, and whether its levels are related."""
+    about = []
+    if len(term.names) > 1 and term.structure != "unstructured":
+        effects = f": {joined(term.names, ', ')}" if term.covariance.homogeneous else ""
+        about.append(f"{term.structure}{effects}")
+    if frame.groups[term.frame_index].relationship is not None:
+        about.append("known relationship")
+    return printable(f"{term.group} ({'; '.join(about)})" if about else term.group)
 
 
 def _parameter_name(term: TermEstimate, i: int, j: int) -> str:
-    if term.structure in _COMMON and len(term.names) > 1:
+    if term.covariance.homogeneous and len(term.names) > 1:
         return "Common variance" if i == j else "Common covariance"
     return printable(term.names[i] if i == j else f"{term.names[j]}, {term.names[i]}")
 
@@ -413,11 +459,15 @@ def _notes(frame: ModelFrame, estimates: Estimates, values: dict[str, Any], lr_n
     if np.isnan(estimates.beta).any():
         notes.append("a dropped coefficient belongs to a column that the columns before it determine.")
     for group in distinct_groups(frame, estimates):
-        if len(group.levels) < _FEW_LEVELS:
+        if group.num_recorded < _FEW_LEVELS:
             notes.append(
-                f"{printable(group.label)} has only {len(group.levels)} levels, which say little about a"
+                f"{printable(group.label)} has only {group.num_recorded} levels, which say little about a"
                 " variance: consider it as a fixed effect."
             )
+    if any(group.relationship is not None for group in frame.groups):
+        notes.append(
+            "known relationship: variances are those of a level whose diagonal element in the matrix is one."
+        )
     if frame.n_dropped:
         by = ", ".join(f"{printable(name)} {count(n)}" for name, n in frame.dropped_by.items() if n)
         notes.append(f"{counted(frame.n_dropped, 'row')} dropped for missing values ({by}).")

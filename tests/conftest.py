@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from jaxmixed import datasets
+from jaxmixed import datasets, lanes, search
+from tests.support.compilation import LIKE_FITS, ONE_PART
+
+search.PROGRAM.options.update(ONE_PART)  # type: ignore[arg-type]  # and of all programs with the usual options
+lanes.FUSED_PROGRAM.options.update(LIKE_FITS)  # type: ignore[arg-type]  # half the work; test_lanes has the other
+
+gc.disable()  # while tests are collected
+
+
+def pytest_collection_finish() -> None:
+    """Modules and thousands of tests stay to the end: the garbage collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(2000, 20, 50)  # of what tests trace, too, most stays
+    gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def _one_number_of_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual choice of their number would compile the same programs anew; test_lanes looks at it."""
+    monkeypatch.setattr(lanes, "LANES", (16,))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxmixed.layout import Grouping
 from jaxmixed.likelihood import Parameters, Profile, deviance, level_factors, loglik, profile
 from jaxmixed.precision import double_precision
 from jaxmixed.statistics import SufficientStatistics, Term, pad, summarise
+from tests.support.compilation import LIKE_FITS
 from tests.support.dense import Block, DenseModel
 
 pytestmark = pytest.mark.property
@@ -39,7 +41,8 @@ def double() -> Iterator[None]:
         yield
 
 
-summarised = jax.jit(summarise, static_argnames="num_groups")
+compiled = partial(jax.jit, compiler_options=LIKE_FITS)
+summarised = compiled(partial(summarise, standardise=False), static_argnames="num_groups")
 
 
 @dataclass(frozen=True)
@@ -98,18 +101,18 @@ def draw(seed: int) -> Rows:
     return Rows(rng, y, X, Z, (fine, owner[fine]), rng.uniform(0.2, 3, N), theta)
 
 
-@jax.jit
-def both(theta: jax.Array, stats: SufficientStatistics) -> jax.Array:
+def values(theta: jax.Array, stats: SufficientStatistics) -> jax.Array:
     return jnp.stack([deviance(theta, stats, method=method) for method in ("ml", "reml")])
 
 
-over_thetas = jax.jit(jax.vmap(both, in_axes=(0, None)))
-gradient = jax.jit(jax.grad(deviance))
-modes_of = jax.jit(blup)
-loglik_at = jax.jit(loglik)
+both = compiled(values)
+over_thetas = compiled(jax.vmap(values, in_axes=(0, None)))
+gradient = compiled(jax.grad(deviance))
+modes_of = compiled(blup)
+loglik_at = compiled(loglik)
 
 
-@jax.jit
+@compiled
 def at_theta(theta: jax.Array, stats: SufficientStatistics) -> Profile:
     return profile(level_factors(theta, stats), stats, method="ml")
 

@@ -24,13 +24,17 @@ from tests.reference.cases import (
 pytestmark = pytest.mark.reference
 
 CROSSED = tuple(case_id for case_id in CASE_IDS if "crossed" in load_case(case_id).tags)
+SLOW = ("insteval_inter.reml",)
+"""The quick tests have the same data, and as large a root, in another case."""
+
 MOST_EVALUATIONS = 12
 """Of the likelihood with its exact derivatives, from the start to the checked optimum."""
 
 
 def cases(ids: list[str] | tuple[str, ...] = CASE_IDS) -> pytest.MarkDecorator:
     """Run the test on these cases, each fitted once."""
-    return pytest.mark.parametrize("fitted", ids, indirect=True)
+    marked = [pytest.param(case_id, marks=[pytest.mark.slow] * (case_id in SLOW)) for case_id in ids]
+    return pytest.mark.parametrize("fitted", marked, indirect=True)
 
 
 def assert_within(actual: object, expected: object, tolerance: object, what: str) -> None:
@@ -357,6 +361,7 @@ def test_both_optima_are_exact_to_the_gate_for_a_release(fitted: Fitted) -> None
         assert variance == pytest.approx(sd**2, rel=tol.GATE_VARIANCE), f"{name} | {group}"
 
 
+@pytest.mark.slow
 def test_the_restricted_criterion_of_three_crossed_factors_of_the_insteval_data() -> None:
     # lme4 1.1-31: 237733.834128, its optimiser's steps down to 1e-9.
     data = load_case("insteval.ml").data

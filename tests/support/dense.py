@@ -2,6 +2,8 @@
 
     y = offset + X β + Σ_k Z_k b_k + ε,    b_k[level] ~ N(0, G_k),    ε_i ~ N(0, σ² / w_i)
 
+or b_k ~ N(0, A_k ⊗ G_k) where the levels are related.
+
 Everything goes through the n × n covariance matrix V of y, so that it shares nothing with the library
 but the model, and costs O(n³). Covariances G_k are absolute unless an argument says relative (G_k / σ²).
 """
@@ -20,14 +22,19 @@ Method = Literal["ml", "reml"]
 
 @dataclass(frozen=True)
 class Block:
-    """One random-effects term: its covariates, and the level that each row belongs to."""
+    """One random-effects term: its covariates, the level of each row, and how the levels are related."""
 
     Z: Array  # (n, q)
     codes: NDArray[np.int64]  # (n,), 0 .. m - 1
+    related: Array | None = None  # (m, m), the identity if None
 
     @property
     def num_levels(self) -> int:
-        return int(self.codes.max()) + 1
+        return int(self.codes.max()) + 1 if self.related is None else len(self.related)
+
+    def prior(self, cov: Array) -> Array:
+        """Covariance of the effects of all levels, A ⊗ G, (m q, m q)."""
+        return np.kron(np.eye(self.num_levels) if self.related is None else self.related, cov)
 
     @property
     def num_effects(self) -> int:
@@ -42,6 +49,8 @@ class Block:
 
     def covariance(self, cov: Array) -> Array:
         """What the term contributes to V."""
+        if self.related is not None:
+            return self.related[np.ix_(self.codes, self.codes)] * (self.Z @ cov @ self.Z.T)
         same_level = self.codes[:, None] == self.codes[None, :]
         return np.where(same_level, self.Z @ cov @ self.Z.T, 0.0)
 
@@ -121,7 +130,7 @@ class DenseModel:
         V = self.covariance(covs, sigma)
         block, cov = self.blocks[k], np.asarray(covs[k])
         scores = block.wide().T @ np.linalg.solve(V, self.gls(V).resid)
-        return scores.reshape(block.num_levels, -1) @ cov
+        return (block.prior(cov) @ scores).reshape(block.num_levels, -1)
 
     def blup_cov(
         self, k: int, covs: tuple[Array, ...], sigma: float, beta: Literal["known", "estimated"]
@@ -133,12 +142,12 @@ class DenseModel:
         V = self.covariance(covs, sigma)
         block, cov = self.blocks[k], np.asarray(covs[k])
         m, q = block.num_levels, block.num_effects
-        wide = block.wide() @ np.kron(np.eye(m), cov)
+        wide = block.wide() @ block.prior(cov)
         projection = np.linalg.inv(V)
         if beta == "estimated":
             weighted_X = np.linalg.solve(V, self.X)
             projection = projection - weighted_X @ self.gls(V).cov @ weighted_X.T
-        full = np.kron(np.eye(m), cov) - wide.T @ projection @ wide
+        full = block.prior(cov) - wide.T @ projection @ wide
         return np.stack([full[i * q : (i + 1) * q, i * q : (i + 1) * q] for i in range(m)])
 
 

@@ -22,8 +22,11 @@ LAYERS = {
     "sizes": 2,
     "linalg": 2,
     "covariance": 2,
+    "supports": 2,
+    "kernels": 2,
     "links": 3,
     "root": 3,
+    "coordinates": 3,
     "statistics": 3,
     "layout": 3,
     "linking": 3,
@@ -36,6 +39,7 @@ LAYERS = {
     "optim": 4,
     "effects": 5,
     "inference": 5,
+    "nn": 5,
     "multiplicity": 5,
     "intervals": 5,
     "proportions": 5,
@@ -44,6 +48,7 @@ LAYERS = {
     "starts": 5,
     "curvature": 5,
     "search": 5,
+    "solution": 5,
     "diagnosis": 5,
     "schedule": 5,
     "lanes": 5,
@@ -59,6 +64,7 @@ LAYERS = {
     "terms": 6,
     "ingest": 7,
     "grouping": 7,
+    "relationship": 7,
     "contrasts": 7,
     "transforms": 7,
     "encoding": 7,
@@ -92,11 +98,14 @@ LAYERS = {
     "power_grid": 8,
     "power_plots": 8,
     "power_results": 8,
+    "regressor_inputs": 8,
     "model": 9,
+    "model_arrays": 9,
     "simulation": 9,
     "studies": 9,
     "power_analysis": 9,
     "many": 9,
+    "regressor": 9,
     "stata": 9,
     "cli": 9,
     "__init__": 9,
@@ -115,12 +124,13 @@ THIRD_PARTY = {
     6: set(),
     7: {"numpy", "pandas", "narwhals", "scipy"},
     8: {"jax", "jaxtyping", "numpy", "pandas", "scipy", "matplotlib", "narwhals"},
-    9: {"jax", "jaxtyping", "numpy", "pandas", "matplotlib", "narwhals"},
+    9: {"jax", "jaxtyping", "numpy", "pandas", "matplotlib", "narwhals", "sklearn"},
 }
 # Slow to import or optional: only inside the functions that need them.
-LAZY = {"matplotlib", "scipy", "optax", "narwhals", "polars", "pyarrow", "openpyxl", "tqdm"}
+LAZY = {"matplotlib", "scipy", "optax", "narwhals", "polars", "pyarrow", "openpyxl", "sklearn", "tqdm"}
 # `import jaxmixed` imports nothing: its names, and what they need, are loaded when they are first used.
-LAZY_IN = {"__init__": LAZY | {"numpy"}}
+# The estimator's module is itself loaded at its first use.
+LAZY_IN = {"__init__": LAZY | {"numpy"}, "regressor": LAZY - {"sklearn"}}
 
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60
@@ -139,7 +149,9 @@ def sources() -> list[Path]:
 
 def code_files() -> list[Path]:
     return [
-        p for folder in ("jaxmixed", "tests", "benchmarks") for p in sorted((ROOT / folder).rglob("*.py"))
+        p
+        for folder in ("jaxmixed", "tests", "benchmarks", "examples")
+        for p in sorted((ROOT / folder).rglob("*.py"))
     ]
 
 
@@ -299,7 +311,7 @@ def test_no_file_names_a_place_on_somebodys_machine():
         "*.txt",
         "*.toml",
     ]
-    for folder in (".", ".ci", "jaxmixed", "tests", "benchmarks"):
+    for folder in (".", ".ci", "jaxmixed", "tests", "benchmarks", "examples"):
         for pattern in names:
             for path in (ROOT / folder).glob(pattern) if folder == "." else (ROOT / folder).rglob(pattern):
                 if path.is_file():
@@ -335,6 +347,6 @@ def test_import_loads_no_slow_library_and_starts_no_backend():
         "new = {m for m in set(sys.modules) - before}\n"
         "print(json.dumps({'new': sorted(new), 'backends': sorted(xla_bridge._backends)}))\n"
     )
-    slow = ("matplotlib", "scipy", "optax", "polars", "pyarrow", "narwhals", "openpyxl", "IPython")
+    slow = ("matplotlib", "scipy", "optax", "polars", "pyarrow", "narwhals", "openpyxl", "sklearn", "IPython")
     assert not [m for m in found["new"] if m.startswith(slow)]
     assert found["backends"] == []

@@ -23,11 +23,11 @@ SLOPE = "Reaction ~ Days + (Days | Subject)"
 @cache
 def noise() -> pd.DataFrame:
     rng = np.random.default_rng(7)
-    data = pd.DataFrame({"g": np.repeat(np.arange(12), 8), "h": np.tile(np.arange(4), 24)})
-    data["x"] = rng.normal(size=96)
-    data["z"] = rng.normal(size=96)
-    slopes = rng.normal(size=(12, 3))[data["g"]]
-    data["y"] = slopes[:, 0] + slopes[:, 1] * data["x"] + slopes[:, 2] * data["z"] + rng.normal(size=96)
+    data = pd.DataFrame({"g": np.repeat(np.arange(24), 8), "h": np.tile(np.arange(4), 48)})
+    data["x"] = rng.normal(size=192)
+    data["z"] = rng.normal(size=192)
+    slopes = rng.normal(size=(24, 3))[data["g"]]
+    data["y"] = slopes[:, 0] + slopes[:, 1] * data["x"] + slopes[:, 2] * data["z"] + rng.normal(size=192)
     return data
 
 

@@ -1,6 +1,7 @@
 """Every covariance structure against its definition."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from jaxmixed.covariance import STRUCTURES, Covariance, covariance_structure, semidefinite_cholesky
 from jaxmixed.precision import double_precision
+from tests.support.compilation import QUICKLY
 
 NAMES = ("a", "b", "c", "d")
 CASES = [(name, q) for name in STRUCTURES for q in (1, 2, 3, 4)]
@@ -21,9 +23,9 @@ def double() -> Iterator[None]:
 
 def draw(structure: Covariance, rng: np.random.Generator) -> np.ndarray:
     """Canonical parameters: diagonals positive."""
-    lower = np.array([bound for bound, _ in structure.bounds()])
+    positive = ["." not in name for name in structure.names(NAMES[: structure.q])]
     return np.where(
-        lower == 0, rng.uniform(0.3, 2, structure.num_params), rng.normal(size=structure.num_params)
+        positive, rng.uniform(0.3, 2, structure.num_params), rng.normal(size=structure.num_params)
     )
 
 
@@ -62,6 +64,20 @@ def test_parameters_of_either_sign_have_one_canonical_form(
 ) -> None:
     theta = draw(structure, rng)
     np.testing.assert_allclose(structure.from_covariance(covariance(structure, -theta)), theta, rtol=1e-10)
+    np.testing.assert_allclose(structure.canonical(-theta), theta, rtol=1e-10)
+
+
+def test_the_canonical_form_is_the_same_inside_a_trace(
+    structure: Covariance, rng: np.random.Generator
+) -> None:
+    canonical = jax.jit(partial(structure.canonical, tolerance=1e-12), compiler_options=QUICKLY)
+    boundary = jax.jit(structure.on_boundary, compiler_options=QUICKLY)
+    for theta in (-draw(structure, rng), np.zeros(structure.num_params), 1.0 * structure.even()):
+        expected = structure.canonical(theta, tolerance=1e-12)
+        np.testing.assert_allclose(canonical(theta), expected, rtol=1e-14, atol=1e-15)
+        np.testing.assert_array_equal(boundary(expected), structure.on_boundary(expected))
+    single = np.ones(structure.num_params, np.float32)
+    assert canonical(single).dtype == structure.factor(single).dtype == np.float32
 
 
 def test_the_start_is_the_identity(structure: Covariance) -> None:
@@ -79,10 +95,10 @@ def test_nothing_inside_is_on_the_boundary(structure: Covariance, rng: np.random
     assert not structure.on_boundary(draw(structure, rng)).any()
 
 
-def test_every_parameter_has_a_name_a_bound_and_a_start(structure: Covariance) -> None:
+def test_every_parameter_has_a_name_a_parity_and_a_start(structure: Covariance) -> None:
     k, names = structure.num_params, structure.names(NAMES[: structure.q])
     assert len(names) == len(set(names)) == k
-    assert len(structure.bounds()) == len(structure.initial()) == k
+    assert len(structure.even()) == len(structure.initial()) == k
 
 
 def test_parameters_come_back_from_any_factor_of_their_covariance(
@@ -92,6 +108,8 @@ def test_parameters_come_back_from_any_factor_of_their_covariance(
     rotation = np.linalg.qr(rng.normal(size=(structure.q, structure.q)))[0]
     turned = np.asarray(structure.factor(theta)) @ rotation
     np.testing.assert_allclose(structure.from_factor(turned), theta, rtol=1e-10, atol=1e-13)
+    traced = jax.jit(structure.from_factor, compiler_options=QUICKLY)
+    np.testing.assert_allclose(traced(turned), theta, rtol=1e-10, atol=1e-13)
 
 
 def test_a_factor_of_zeros_gives_parameters_of_zero(structure: Covariance) -> None:

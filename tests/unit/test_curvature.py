@@ -17,15 +17,13 @@ from jaxmixed.likelihood import Method
 from jaxmixed.optim import Evaluation
 from jaxmixed.precision import double_precision
 from jaxmixed.statistics import SufficientStatistics, Term, pad
+from tests.support.compilation import QUICKLY
 
 DERIVATIVE = 1e-9
 """Relative to the largest element: both sides lose some digits to the condition of V."""
 
 N = 84
 METHODS: tuple[Method, ...] = ("ml", "reml")
-
-QUICKLY = {"xla_backend_optimization_level": 0}
-"""The programs run for milliseconds: most of the time would be spent on optimising them."""
 
 
 @pytest.fixture(autouse=True)
@@ -197,16 +195,16 @@ def test_the_closed_forms_are_the_derivatives_of_the_dense_density(
 
 
 def test_the_hessian_is_symmetric() -> None:
-    design = drawn("three levels beside two factors", True)
-    at = closed(thetas(design)["ordinary"], design.stats, method="reml")
+    design = drawn("vectors on both sides", True)
+    at = closed(thetas(design)["ordinary"], pad(design.stats), method="ml")
     limit = 1e-12 * np.abs(at.hessian).max()
     np.testing.assert_allclose(at.hessian, np.asarray(at.hessian).T, rtol=0, atol=limit)
 
 
 def test_the_deviance_is_even_in_a_singular_root() -> None:
-    design = drawn("three levels beside two factors", True)
+    design = drawn("vectors on both sides", True)
     of_root = design.in_root
-    at = closed(thetas(design)["the root at zero"], design.stats, method="reml")
+    at = closed(thetas(design)["the root at zero"], pad(design.stats), method="ml")
     gradient, hessian = np.asarray(at.gradient), np.asarray(at.hessian)
     assert (gradient[of_root] == 0).all()
     assert (hessian[np.ix_(of_root, ~of_root)] == 0).all()

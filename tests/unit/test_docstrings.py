@@ -25,7 +25,18 @@ def test_the_examples_of_a_module_are_true(name):
 def test_the_public_functions_have_examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
     without = []
-    for name in ("mixed", "lrtest", "compare", "fit_many", "simulate", "power", "study"):
+    for name in (
+        "mixed",
+        "lrtest",
+        "compare",
+        "fit_many",
+        "simulate",
+        "power",
+        "study",
+        "MixedModelRegressor",
+        "solve",
+        "arrays",
+    ):
         function = vars(jaxmixed).get(name) or jaxmixed.__getattr__(name)
         if not any(test.examples for test in finder.find(function)):
             without.append(name)

@@ -1,7 +1,7 @@
 """Conditional modes and their covariances against the dense formulas."""
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import jax
@@ -15,6 +15,7 @@ from jaxmixed.effects import blup, blup_covariance, random_effects, random_effec
 from jaxmixed.layout import Grouping
 from jaxmixed.precision import double_precision
 from jaxmixed.statistics import Term, pad, summarise
+from tests.support.compilation import LIKE_FITS
 from tests.support.dense import Array, Block, DenseModel
 from tests.support.designs import Design, random_design
 from tests.support.fits import quietly
@@ -24,6 +25,11 @@ VALUE = 1e-8
 
 Beta = Literal["known", "estimated"]
 SEEDS = [(1, 11), (1, 12), (2, 21), (3, 31)]
+
+compiled = partial(jax.jit, compiler_options=LIKE_FITS)
+modes_of = compiled(blup)
+covariances_of = compiled(blup_covariance, static_argnames="beta")
+summarised = compiled(summarise, static_argnames="num_groups")
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +108,7 @@ def chain(seed: int = 0):  # type: ignore[no-untyped-def]
     )
     groupings = [Grouping(*one, f"g{d}") for d, one in enumerate(zip(Z, codes, sizes, strict=True))]
     reduction = reduce_rows(y, X, groupings, terms)
-    moments = summarise(y, X, Z, codes, num_groups=sizes)
+    moments = summarised(y, X, Z, codes, num_groups=sizes)
     theta = rng.normal(size=7)
     covs, start = [], 0
     for term in terms:
@@ -116,7 +122,7 @@ def chain(seed: int = 0):  # type: ignore[no-untyped-def]
 
 def test_both_forms_of_the_statistics_give_the_same_modes_at_any_theta() -> None:
     theta, reduction, moments, model, covs = chain()
-    orthogonal, plain = jax.jit(blup)(theta, reduction.stats), jax.jit(blup)(theta, moments)
+    orthogonal, plain = modes_of(theta, reduction.stats), modes_of(theta, moments)
     for depth in range(3):
         expected = model.blups(depth, covs, 1.0)
         close(np.asarray(orthogonal[depth]).T[reduction.positions[depth]], expected)
@@ -126,8 +132,8 @@ def test_both_forms_of_the_statistics_give_the_same_modes_at_any_theta() -> None
 @pytest.mark.parametrize("beta", ["known", "estimated"])
 def test_both_forms_of_the_statistics_give_the_same_covariances_at_any_theta(beta: Beta) -> None:
     theta, reduction, moments, model, covs = chain(1)
-    compiled = jax.jit(blup_covariance, static_argnames="beta")
-    orthogonal, plain = compiled(theta, reduction.stats, beta=beta), compiled(theta, moments, beta=beta)
+    orthogonal = covariances_of(theta, reduction.stats, beta=beta)
+    plain = covariances_of(theta, moments, beta=beta)
     for depth in range(3):
         expected = model.blup_cov(depth, covs, 1.0, beta)
         close(np.moveaxis(orthogonal[depth], -1, 0)[reduction.positions[depth]], expected)
@@ -136,8 +142,8 @@ def test_both_forms_of_the_statistics_give_the_same_covariances_at_any_theta(bet
 
 def test_padding_changes_no_mode() -> None:
     theta, reduction, *_ = chain(2)
-    padded = jax.jit(blup)(theta, pad(reduction.stats))
-    for a, b in zip(padded, jax.jit(blup)(theta, reduction.stats), strict=True):
+    padded = modes_of(theta, pad(reduction.stats))
+    for a, b in zip(padded, modes_of(theta, reduction.stats), strict=True):
         np.testing.assert_allclose(a[:, : b.shape[1]], b, rtol=1e-12, atol=1e-13)
         assert (np.asarray(a)[:, b.shape[1] :] == 0).all()
 
@@ -145,8 +151,9 @@ def test_padding_changes_no_mode() -> None:
 def test_without_variances_every_mode_is_zero() -> None:
     theta, reduction, *_ = chain(3)
     zero = np.zeros_like(theta)
-    assert all((np.asarray(modes) == 0).all() for modes in jax.jit(blup)(zero, reduction.stats))
-    assert all((np.asarray(cov) == 0).all() for cov in jax.jit(blup_covariance)(zero, reduction.stats))
+    assert all((np.asarray(modes) == 0).all() for modes in modes_of(zero, reduction.stats))
+    every = covariances_of(zero, reduction.stats, beta="estimated")
+    assert all((np.asarray(cov) == 0).all() for cov in every)
 
 
 def test_modes_are_linear_in_the_response() -> None:
@@ -156,12 +163,12 @@ def test_modes_are_linear_in_the_response() -> None:
     def modes(y: jax.Array) -> tuple[jax.Array, ...]:
         return blup(theta, summarise(y, model.X, Z, codes, num_groups=(18, 7, 3)))
 
-    compiled = jax.jit(modes)
+    of = compiled(modes)
     y, other = model.y, np.random.default_rng(4).normal(size=len(model.y))
-    for together, a, b in zip(compiled(2 * y - other), compiled(y), compiled(other), strict=True):
+    for together, a, b in zip(of(2 * y - other), of(y), of(other), strict=True):
         np.testing.assert_allclose(together, 2 * a - b, rtol=1e-9, atol=1e-10)
-    shifted = compiled(y + model.X @ [5.0, -3.0])  # fixed effects take up what is linear in X
-    for a, b in zip(shifted, compiled(y), strict=True):
+    shifted = of(y + model.X @ [5.0, -3.0])  # fixed effects take up what is linear in X
+    for a, b in zip(shifted, of(y), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
 

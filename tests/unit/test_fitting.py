@@ -1,5 +1,6 @@
 """Fits from reduced data: closed forms, the boundary, saddles, limits, and the verdict."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from jaxmixed.likelihood import deviance
 from jaxmixed.precision import double_precision
 from jaxmixed.search import SingleRunner, search
 from jaxmixed.statistics import SufficientStatistics, Term
+from tests.support.compilation import LIKE_FITS
 from tests.support.dense import DenseModel
 from tests.support.designs import random_design
 from tests.support.fits import quietly
@@ -26,6 +28,8 @@ from tests.support.fits import quietly
 M, K = 10, 5
 N = M * K
 METHODS = ("ml", "reml")
+
+compiled = partial(jax.jit, compiler_options=LIKE_FITS)
 
 
 def reduce_one_way(y: np.ndarray, X: np.ndarray | None = None) -> Reduction:
@@ -103,22 +107,21 @@ def test_balanced_fits_inside_equal_the_closed_form(ratio: float, method: str) -
     assert not found.diagnostics.singular
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_fit_equals_the_dense_profile_at_its_estimates(method: str) -> None:
-    for seed in (1, 3):
-        design = random_design(seed, depth=seed, weights=True, offset=True, max_effects=2)
-        result = quietly(design.formula, design.data, method=method, **design.arguments)
-        terms = sorted(result.estimates.terms, key=lambda term: term.frame_index)
-        relative = tuple(term.factor @ term.factor.T for term in terms)
-        dense = design.model.profiled(relative, method)  # type: ignore[arg-type]
-        found = result.estimates
-        assert found.llf == pytest.approx(dense.llf, rel=1e-10)
-        assert found.sigma == pytest.approx(dense.sigma, rel=1e-9)
-        np.testing.assert_allclose(found.beta, dense.beta, rtol=1e-7, atol=1e-9)
-        np.testing.assert_allclose(found.cov_beta, dense.cov_beta, rtol=1e-7, atol=1e-10)
-        bare = DenseModel(design.model.y, design.model.X, (), design.model.weights, design.model.offset)
-        assert found.linear_llf == pytest.approx(bare.profiled((), method).llf, rel=1e-11)  # type: ignore[arg-type]
-        assert found.linear_llf <= found.llf
+@pytest.mark.parametrize(("depth", "method"), [(1, "ml"), (3, "reml")])
+def test_a_fit_equals_the_dense_profile_at_its_estimates(depth: int, method: str) -> None:
+    design = random_design(depth, depth=depth, weights=True, offset=True, max_effects=2)
+    result = quietly(design.formula, design.data, method=method, **design.arguments)
+    terms = sorted(result.estimates.terms, key=lambda term: term.frame_index)
+    relative = tuple(term.factor @ term.factor.T for term in terms)
+    dense = design.model.profiled(relative, method)  # type: ignore[arg-type]
+    found = result.estimates
+    assert found.llf == pytest.approx(dense.llf, rel=1e-10)
+    assert found.sigma == pytest.approx(dense.sigma, rel=1e-9)
+    np.testing.assert_allclose(found.beta, dense.beta, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(found.cov_beta, dense.cov_beta, rtol=1e-7, atol=1e-10)
+    bare = DenseModel(design.model.y, design.model.X, (), design.model.weights, design.model.offset)
+    assert found.linear_llf == pytest.approx(bare.profiled((), method).llf, rel=1e-11)  # type: ignore[arg-type]
+    assert found.linear_llf <= found.llf
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -128,7 +131,7 @@ def test_no_nearby_parameters_have_a_smaller_deviance(method: str) -> None:
     theta, stats = result.estimates.theta, result.state.stats
     rng = np.random.default_rng(0)
     with double_precision():
-        value = jax.jit(lambda t: deviance(t, stats, method=method))  # type: ignore[arg-type]
+        value = compiled(lambda t: deviance(t, stats, method=method))  # type: ignore[arg-type]
         assert value(theta) == pytest.approx(result.deviance, rel=1e-13)
         for size in (1e-1, 1e-2, 1e-3):
             assert all(value(theta + size * rng.normal(size=3)) > result.deviance for _ in range(20))
@@ -208,7 +211,7 @@ def test_a_search_from_the_saddle_at_zero_escapes_to_the_minimum(ratio: float, m
     assert (found.x[0] / stats.frames[0][0, 0]) ** 2 == pytest.approx(expected, rel=1e-6)
 
 
-@jax.jit
+@compiled
 def minimum_from(start: jax.Array, stats: SufficientStatistics) -> jax.Array:
     return jm.optim.newton(lambda theta: (deviance(theta, stats), None), start).evaluation.value
 
@@ -232,7 +235,7 @@ def test_no_other_start_finds_a_better_optimum(seed: int) -> None:
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_a_correlation_of_one_is_exact_and_named(sign: float) -> None:
     root = np.array([[1.0, 0.0], [2.0 * sign, 0.0]])
-    fits = [quietly(SLOPE, slopes(seed, m=12, effects=root)) for seed in range(8)]
+    fits = [quietly(SLOPE, slopes(seed, effects=root)) for seed in range(8)]
     flagged = [found for found in fits if found.is_singular]
     assert len(flagged) >= 2, "too few of the seeds gave a singular fit"
     for found in flagged:
@@ -256,7 +259,7 @@ def three_effects(seed: int = 0) -> pd.DataFrame:
 
 
 def test_a_matrix_of_rank_two_names_its_direction() -> None:
-    singular = [quietly("y ~ 1 + (x + z | g)", three_effects(seed)) for seed in range(4)]
+    singular = [quietly("y ~ x + (x + z | g)", three_effects(seed)) for seed in range(4)]
     flagged = [found for found in singular if found.is_singular]
     assert flagged, "none of the seeds gave a singular fit"
     for found in flagged:

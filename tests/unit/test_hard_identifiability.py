@@ -195,14 +195,14 @@ def test_collinear_slopes_are_flagged(value):
     assert "not a minimum" not in found.text
 
 
-@pytest.mark.parametrize("groups", [2, 3, 4])
+@pytest.mark.parametrize("groups", [2, 3])
 def test_a_covariance_of_more_effects_than_groups_is_singular_and_finite(groups):
     rng = np.random.default_rng(groups)
     g = np.repeat(np.arange(groups), 120 // groups)
-    X = rng.normal(size=(120, 3))
-    y = X.sum(axis=1) + (X * rng.normal(size=(groups, 3))[g]).sum(axis=1) + rng.normal(size=120)
-    data = pd.DataFrame(X, columns=["x0", "x1", "x2"]).assign(y=y, g=g)
-    found = outcome("y ~ x0 + x1 + x2 + (x0 + x1 + x2 | g)", data)
+    X = rng.normal(size=(120, 2))
+    y = X.sum(axis=1) + (X * rng.normal(size=(groups, 2))[g]).sum(axis=1) + rng.normal(size=120)
+    data = pd.DataFrame(X, columns=["x0", "x1"]).assign(y=y, g=g)
+    found = outcome("y ~ x0 + x1 + (x0 + x1 | g)", data)
     assert found.error is None
     assert found.fit.is_singular
     assert found.fit.converged, found.text

@@ -29,16 +29,19 @@ SAME = 1e-5
 
 METHODS = ("ml", "reml")
 
+N = 84
+"""Rows in 28 groups: padded to 32, as those of other test files, these share their programs."""
+
 
 @cache
 def data() -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    g = np.repeat(np.arange(16), 5)
-    x = rng.normal(size=80)
-    b = rng.normal(size=(16, 2)) @ np.array([[1.0, 0.4], [0.0, 0.8]])
-    h = g // 4
-    y = 1 + x + b[g, 0] + x * b[g, 1] + 1.2 * rng.normal(size=4)[h] + rng.normal(size=80)
-    return pd.DataFrame({"y": y, "x": x, "g": g, "h": h, "w": np.round(rng.uniform(0.5, 2, 80), 2)})
+    g = np.repeat(np.arange(28), 3)
+    x = rng.normal(size=N)
+    b = rng.normal(size=(28, 2)) @ np.array([[1.0, 0.4], [0.0, 0.8]])
+    h = g // 7
+    y = 1 + x + b[g, 0] + x * b[g, 1] + 1.2 * rng.normal(size=4)[h] + rng.normal(size=N)
+    return pd.DataFrame({"y": y, "x": x, "g": g, "h": h, "w": np.round(rng.uniform(0.5, 2, N), 2)})
 
 
 MODELS: dict[str, tuple[str, str | None]] = {
@@ -69,9 +72,9 @@ def dense_model(found: jm.MixedResults) -> DenseModel:
     d = data()
     blocks = []
     for term in found.estimates.terms:
-        Z = np.column_stack([np.ones(80) if name == "(Intercept)" else d[name] for name in term.names])
+        Z = np.column_stack([np.ones(N) if name == "(Intercept)" else d[name] for name in term.names])
         blocks.append(Block(Z, d[term.group].to_numpy()))
-    X = np.column_stack([np.ones(80), d["x"]])
+    X = np.column_stack([np.ones(N), d["x"]])
     return DenseModel(d["y"].to_numpy(), X, tuple(blocks), d["w"].to_numpy())
 
 
@@ -128,7 +131,14 @@ def oracle(name: str, method: str) -> Array:
     return np.linalg.inv(-numerical_hessian(loglik, z))
 
 
-each = pytest.mark.parametrize(("name", "method"), [(name, method) for name in MODELS for method in METHODS])
+# The method enters through the criterion, a structure through its own derivatives: each structure takes one.
+each = pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *((name, method) for name in ("intercept", "slope", "two levels") for method in METHODS),
+        *((name, "reml") for name in ("independent", "identity", "exchangeable")),
+    ],
+)
 
 
 def close(found: Array, expected: Array) -> None:
@@ -242,11 +252,11 @@ def test_a_zero_variance_has_no_standard_error_and_the_residual_that_of_the_line
 def perfectly_correlated() -> jm.MixedResults:
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        g = np.repeat(np.arange(12), 5)
-        x = rng.normal(size=60)
-        b = rng.normal(size=12)[g]
-        d = pd.DataFrame({"y": b * (1 + 2 * x) + rng.normal(size=60), "x": x, "g": g})
-        found = quietly("y ~ 1 + (x | g)", d)
+        g = np.repeat(np.arange(28), 5)
+        x = rng.normal(size=140)
+        b = rng.normal(size=28)[g]
+        d = pd.DataFrame({"y": b * (1 + 2 * x) + rng.normal(size=140), "x": x, "g": g})
+        found = quietly("y ~ x + (x | g)", d)
         if found.is_singular:
             return found
     raise AssertionError("none of the seeds gave a correlation of one")

@@ -13,6 +13,7 @@ import pytest
 from jaxmixed import lanes, optim, schedule
 from jaxmixed.lanes import LaneRunner, lane_count
 from jaxmixed.optim import CONVERGED, ITERATION_LIMIT, MAX_ITERATIONS, NOT_FINITE
+from jaxmixed.programs import Program
 from jaxmixed.responses import Responses, pad_responses
 from jaxmixed.schedule import Abandoned
 from jaxmixed.search import Optimum, SingleRunner, search
@@ -24,18 +25,13 @@ SAME = 1e-9
 """Of a deviance: the lanes' program sums in another order than that of one data set."""
 
 MODELS = 40
-"""More than the lanes, so that these are refilled."""
+"""More than the lanes (16 in all tests), so that these are refilled."""
 
 QUICK = ["intercepts", "sleepstudy"]
 SLOW = [
     pytest.param(name, marks=pytest.mark.slow)
     for name in ("continuous", "weighted", "nested", "crossed", "machines")
 ]
-
-
-@pytest.fixture(autouse=True)
-def _few_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "LANES", (16,))
 
 
 def reduced(name: str, count: int = MODELS) -> tuple[Responses, np.ndarray, SufficientStatistics]:
@@ -71,6 +67,18 @@ def test_each_lane_ends_where_it_ends_alone(name: str) -> None:
         np.testing.assert_array_equal(found.x[model] == 0, alone.x[0] == 0)
         np.testing.assert_allclose(found.x[model], alone.x[0], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found.schur[model], alone.schur[0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_usual_code_generator_gives_the_same_answers() -> None:
+    """Users run it for few parameters; the tests' programs come from one that compiles faster."""
+    run, (_, starts, _) = runner("intercepts"), reduced("intercepts")
+    assert run.program is lanes.FUSED_PROGRAM
+    found = run(np.arange(MODELS), starts)
+    run.program = Program(lanes._advance, options={})
+    expected = run(np.arange(MODELS), starts)
+    np.testing.assert_array_equal(found.status, expected.status)
+    np.testing.assert_allclose(found.value, expected.value, rtol=0, atol=SAME)
+    np.testing.assert_allclose(found.x, expected.x, rtol=1e-5, atol=1e-6)
 
 
 def test_the_neighbours_do_not_matter() -> None:

@@ -29,6 +29,7 @@ from jaxmixed.links import (
 from jaxmixed.precision import double_precision
 from jaxmixed.sizes import grid_size
 from tests.support.closeness import assert_close_to_the_largest
+from tests.support.compilation import LIKE_FITS
 
 ROUNDING = 1e-13
 """Relative to the largest element: sums of a few dozen products of order one."""
@@ -103,7 +104,7 @@ def found(own: Links, omega: np.ndarray, matrix: np.ndarray, others: np.ndarray)
     """All sums, compiled together."""
     groups, size = omega.shape[-1], len(matrix)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=LIKE_FITS)
     def sums(own: Links, omega: jax.Array, matrix: jax.Array, others: jax.Array) -> Sums:
         return Sums(
             outer_sum(omega, own, size),
@@ -207,7 +208,8 @@ def test_the_fill_has_the_derivatives_of_the_dense_sum(
         moved = Links(values=values, group=own.group, column=own.column, parents=(), fill=own.fill)
         return (outer_sum((omega + omega.swapaxes(0, 1)) / 2, moved, SIZE) * K).sum()
 
-    by_omega, by_values = jax.jit(jax.grad(value, argnums=(0, 1)))(problem.omega, problem.values)
+    gradient = jax.jit(jax.grad(value, argnums=(0, 1)), compiler_options=LIKE_FITS)
+    by_omega, by_values = gradient(problem.omega, problem.values)
     close(by_omega, np.einsum("mar,rs,mbs->abm", V, K, V))
     dense = 2 * np.einsum("abm,mbs,sr->mar", problem.omega, V, K)
     close(by_values, dense[problem.group, :, problem.column].T)

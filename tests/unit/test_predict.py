@@ -9,7 +9,7 @@ import pytest
 import jaxmixed as jm
 from tests.support.fits import aliased, fit, quietly, sleepstudy, sleepstudy_dropping
 
-NESTED = "math ~ year + (year | schoolid/childid)"
+NESTED = "math ~ year + black + hispanic + (year | schoolid/childid)"
 
 
 def test_predictions_of_the_fitted_rows_are_the_fitted_values() -> None:
@@ -64,7 +64,7 @@ def test_a_group_label_includes_the_groupings_that_contain_it() -> None:
 
 def test_containment_is_read_from_the_data_and_not_from_the_names() -> None:
     data = jm.datasets.load("egsingle")
-    found = quietly("math ~ year + (1 | childid) + (1 | schoolid)", data)
+    found = quietly("math ~ year + size + female + (1 | childid) + (1 | schoolid)", data)
     np.testing.assert_allclose(found.predict(random="childid"), found.fittedvalues)
     assert not np.allclose(found.predict(random="schoolid"), found.fittedvalues)
 

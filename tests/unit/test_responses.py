@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ from jaxmixed.responses import (
     response_of,
 )
 from jaxmixed.statistics import SufficientStatistics, Term, pad
+from tests.support.compilation import LIKE_FITS
 from tests.support.dense import Block, DenseModel
 
 ROUNDING = 1e-12
@@ -289,7 +290,7 @@ def test_the_deviance_of_a_lane_is_that_of_the_dense_likelihood() -> None:
     theta = np.array([0.9, -0.4, 0.6])
     T = np.array([[0.9, 0.0], [-0.4, 0.6]])
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=LIKE_FITS)
     def values(own: Responses) -> jax.Array:
         return jax.vmap(lambda one: deviance(theta, attach(passing.shared, one)), in_axes=-1)(own)
 
@@ -510,7 +511,8 @@ def test_padding_before_attaching_is_padding_after_it(name: str) -> None:
 def test_attaching_maps_over_models_and_compiles(name: str) -> None:
     passing = ResponsePass(reduction_of(name))
     own, _ = passing.reduce(responses_of(design_of(name), 16))
-    both = jax.jit(jax.vmap(lambda one: attach(passing.shared, one), in_axes=-1))(own)
+    together = jax.vmap(lambda one: attach(passing.shared, one), in_axes=-1)
+    both = jax.tree_util.tree_map(np.asarray, jax.jit(together, compiler_options=LIKE_FITS)(own))
     for number in range(LANES):
         mine = jax.tree_util.tree_map(lambda part, at=number: part[at], both)
         assert_same(mine, attach(passing.shared, lane(own, number)), 0.0)

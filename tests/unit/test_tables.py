@@ -57,7 +57,7 @@ def test_the_summary_of_the_sleep_study() -> None:
     [
         ("sleepstudy", "Reaction ~ Days + (Days | Subject)"),
         ("hsb82", "mathach ~ ses + sector + (1 + ses | school)"),
-        ("egsingle", "math ~ year + (year | schoolid/childid)"),
+        ("egsingle", "math ~ year + black + hispanic + (year | schoolid/childid)"),
         ("sleepstudy", "Reaction ~ Days"),
     ],
 )
