@@ -1,6 +1,7 @@
 """The blocks of README.md: its commands, its Python code, and the outputs shown under them.
 
-``python -m tests.support.readme`` runs the code and writes what it prints into the README.
+``python -m tests.support.readme`` runs the code and writes what it prints into the README; with the path of
+another page as its argument, into that.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import io
 import os
 import re
 import shlex
+import sys
 import tempfile
 import textwrap
 import warnings
@@ -71,9 +73,9 @@ def printed(block: Block, names: dict[str, object]) -> str | None:
     )
 
 
-def rewrite() -> None:
+def rewrite(page: Path) -> None:
     """Run every block and write its output under it."""
-    document, names = README.read_text(encoding="utf-8"), {}
+    document, names = page.read_text(encoding="utf-8"), {}
     changes = []
     for block in blocks(document):
         text = printed(block, names)
@@ -81,11 +83,12 @@ def rewrite() -> None:
             changes.append((block.output_span, text))
     for (start, end), text in reversed(changes):
         document = document[:start] + text + document[end:]
-    README.write_text(document, encoding="utf-8")
+    page.write_text(document, encoding="utf-8")
 
 
 if __name__ == "__main__":
     os.environ.setdefault("MPLBACKEND", "Agg")
     warnings.simplefilter("error")
+    page = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else README
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        rewrite()
+        rewrite(page)

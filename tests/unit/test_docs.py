@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests.support import readme
@@ -19,6 +20,14 @@ def test_every_block_of_a_page_prints_what_it_shows(
     pytest.importorskip("matplotlib").use("Agg")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
+    precision = jax.config.jax_enable_x64  # a page may choose it for its own program
+    try:
+        run(page, names)
+    finally:
+        jax.config.update("jax_enable_x64", precision)
+
+
+def run(page: Path, names: dict[str, object]) -> None:
     for block in readme.blocks(page.read_text(encoding="utf-8")):
         text = readme.printed(block, names)
         if block.output is not None and text is not None:
