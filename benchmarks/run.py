@@ -19,6 +19,7 @@ TITLES = {
     "crossed": "Crossed groupings",
     "many": "Many models",
     "many_stream": "A million responses",
+    "derivatives": "Derivatives of a fit",
 }
 SLOW = {"large", "crossed"}  # benchmarks that have peers which take minutes
 
