@@ -120,6 +120,7 @@ def test_derivatives_are_differences_of_whole_refits(number: int, row: int) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_forward_and_reverse_derivatives_are_each_others_transpose(rng: np.random.Generator) -> None:
     directions = [jnp.asarray(rng.normal(size=one.shape)) for one in arguments()]
     _, tangent = jit(lambda args, change: jax.jvp(evaluate, args, change))(

@@ -240,9 +240,7 @@ def test_nothing_depends_on_the_coordinates_of_the_sums(rows: Rows, method: str)
         params = Parameters(jnp.array([50.0, 0.01, 0.002]), theta, jnp.asarray(3.0))
         return deviance(theta, stats, method=method) + loglik(params, stats, method=method)  # type: ignore[arg-type]
 
-    both = jax.jit(
-        jax.value_and_grad(value, argnums=(0, 1, 2)), static_argnums=3, compiler_options=QUICKLY
-    )
+    both = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)), static_argnums=3, compiler_options=QUICKLY)
     plain, expected = both(jnp.asarray(THETA), rows.y, rows.weights, False)
     found, gradient = both(jnp.asarray(THETA), rows.y, rows.weights, True)
     np.testing.assert_allclose(found, plain, rtol=1e-11)

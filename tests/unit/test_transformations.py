@@ -285,6 +285,7 @@ def test_batches_of_derivatives_are_those_of_the_dense_density(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(
     ("name", "transformation"),
