@@ -32,7 +32,7 @@ from jaxmixed._types import AnyArray
 from jaxmixed.linalg import identity, inverse_and_logdet, matmul, resolvent, transpose
 from jaxmixed.links import Links, column_sums, outer_sum, per_entry, projected
 from jaxmixed.root import Root, eliminate_root, reflect
-from jaxmixed.statistics import Level, SufficientStatistics, summarise
+from jaxmixed.statistics import Level, SufficientStatistics, listed, summarise
 
 Method = Literal["reml", "ml"]
 LOG_2PI = 1.8378770664093453
@@ -428,10 +428,6 @@ def _log_density(
     return -0.5 * (constants + df * (LOG_2PI + 2 * jnp.log(sigma)) + rss * (stats.scale / sigma) ** 2)
 
 
-def _listed(one_or_many: Sequence[AnyArray] | AnyArray) -> list[AnyArray]:
-    return [one_or_many] if isinstance(one_or_many, Array | np.ndarray) else list(one_or_many)
-
-
 def _count_groups(codes: Sequence[Int[AnyArray, " n"]]) -> list[int]:
     """Number of groups of each factor, from codes that are known when a program is traced."""
     if any(isinstance(code, jax.core.Tracer) for code in codes):
@@ -521,12 +517,12 @@ def marginal_loglik(
     >>> round(float(jax.grad(of_variance)(jnp.zeros((1, 1)))[0, 0]), 3)
     14.0
     """
-    codes = _listed(groups)
+    codes = listed(groups)
     counts = _count_groups(codes) if num_groups is None else num_groups
-    stats = summarise(y, X, _listed(Z), codes, num_groups=counts, weights=weights)
+    stats = summarise(y, X, listed(Z), codes, num_groups=counts, weights=weights)
     precision = 1 / jnp.asarray(sigma) ** 2
     relative = []
-    for frame, cov in zip(stats.frames, _listed(G), strict=True):
+    for frame, cov in zip(stats.frames, listed(G), strict=True):
         turned = jnp.asarray(frame) @ (jnp.asarray(cov) * precision) @ jnp.asarray(frame).T
         relative.append((turned + turned.T) / 2)
     logdet, schur, *_ = eliminate_chain(relative, stats, _middle_of_covariance)

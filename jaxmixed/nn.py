@@ -27,7 +27,7 @@ from jaxmixed.covariance import Covariance, covariance_structure
 from jaxmixed.effects import blup
 from jaxmixed.errors import DataError
 from jaxmixed.likelihood import Parameters, loglik
-from jaxmixed.statistics import SufficientStatistics, summarise
+from jaxmixed.statistics import SufficientStatistics, listed, summarise
 
 Columns = Sequence[Float[Array, "n q"]] | Float[Array, "n q"]
 Codes = Sequence[Int[Array, " n"]] | Int[Array, " n"]
@@ -89,11 +89,9 @@ class RandomEffects:
         -------
         RandomEffects
         """
-        widths = [q] if isinstance(q, int) else list(q)
-        if isinstance(structures, Sequence) and not isinstance(structures, str):
-            asked = list(structures)
-        else:
-            asked = [structures] * len(widths)
+        widths, asked = listed(q), listed(structures)
+        if len(asked) == 1:
+            asked = asked * len(widths)
         built = tuple(
             covariance_structure(name, width) if isinstance(name, str) else name
             for name, width in zip(asked, widths, strict=True)
@@ -198,8 +196,7 @@ class RandomEffects:
         self, mean: Float[Array, " n"], effects: Sequence[Float[Array, "q m"]], Z: Columns, groups: Codes
     ) -> Float[Array, " n"]:
         """Network's output plus the effects of each row's groups; a code of -1 is a new group: none."""
-        blocks, codes = ([Z], [groups]) if isinstance(Z, Array | np.ndarray) else (Z, groups)
         total = mean
-        for block, code, values in zip(blocks, codes, effects, strict=True):
+        for block, code, values in zip(listed(Z), listed(groups), effects, strict=True):
             total = total + jnp.sum(jnp.where(code >= 0, values[:, code], 0) * block.T, axis=0)
         return total

@@ -32,7 +32,7 @@ made of; `likelihood` puts the constants back.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -195,11 +195,15 @@ class _Factor:
     copies: Float[AnyArray, " m"] | None
 
 
-def _listed(values: Sequence[AnyArray | None] | AnyArray | None) -> list[AnyArray | None]:
-    """One array, or several, as a list."""
-    if values is None or hasattr(values, "ndim"):
-        return [values]  # type: ignore[list-item]
-    return list(values)
+def listed(values: Any) -> list[Any]:
+    """One array (or None, or name), or several in a list or tuple, as a list.
+
+    Examples
+    --------
+    >>> listed(None), listed(("unstructured", "identity"))
+    ([None], ['unstructured', 'identity'])
+    """
+    return list(values) if isinstance(values, list | tuple) else [values]
 
 
 def _factors(
@@ -210,18 +214,19 @@ def _factors(
     copies: Sequence[AnyArray | None],
 ) -> list[_Factor]:
     """The arguments of :func:`summarise`, factor by factor."""
-    single = hasattr(Z, "ndim")
-    Zs, codes = ([Z], [groups]) if single else (list(Z), list(groups))
-    counts = [int(num_groups)] if isinstance(num_groups, int | np.integer) else list(num_groups)
-    given = [structures] * len(Zs) if single or not isinstance(structures, list | tuple) else list(structures)
+    Zs, given = listed(Z), listed(structures)
+    if not isinstance(structures, list | tuple) or (hasattr(Z, "ndim") and len(given) > 1):
+        given = [structures] * len(Zs)  # of all factors; a tuple for the only one is of its terms
     copies = [*copies, *[None] * (len(Zs) - len(copies))]
     factors = []
-    for block, code, size, structure, own in zip(Zs, codes, counts, given, copies, strict=True):
+    for block, code, size, structure, own in zip(
+        Zs, listed(groups), listed(num_groups), given, copies, strict=True
+    ):
         columns = jnp.asarray(block)
         if isinstance(structure, str):
             structure = covariance_structure(structure, columns.shape[1])
         own_structures = tuple(structure) if isinstance(structure, list | tuple) else (structure,)
-        factors.append(_Factor(columns, jnp.asarray(code), size, own_structures, own))
+        factors.append(_Factor(columns, jnp.asarray(code), int(size), own_structures, own))
     return factors
 
 
@@ -353,15 +358,14 @@ def summarise(
     (1, 1, 2)
     """
     y, X = jnp.asarray(y), jnp.asarray(X)
-    listed = _listed(frequencies)
-    related = _listed(relationships)
+    copies = listed(frequencies)
+    related = listed(relationships)
     crossed = crossed or any(A is not None for A in related)
-    factors = _factors(Z, groups, num_groups, structures, listed[1:])
-    codes = [own for own in _listed(groups) if own is not None]
-    _check_codes(codes, [factor.size for factor in factors], nested=not crossed)
+    factors = _factors(Z, groups, num_groups, structures, copies[1:])
+    _check_codes(listed(groups), [factor.size for factor in factors], nested=not crossed)
     one = jnp.ones_like(y)
     w = one if weights is None else jnp.asarray(weights)
-    rows = one if listed[0] is None else jnp.asarray(listed[0])
+    rows = one if copies[0] is None else jnp.asarray(copies[0])
     # Copies of all that is inside a group: for each level, and at the end for X and y.
     inside = [one]
     for factor in factors:
