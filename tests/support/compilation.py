@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-ONE_PART: dict[str, str | bool | int] = {"xla_cpu_parallel_codegen_split_count": 1}
+import jax
+
+Options = dict[str, str | bool | int]
+
+
+def _known(options: Options) -> Options:
+    """Those that the installed version of XLA has: they come and go."""
+    found = {}
+    for name, value in options.items():
+        try:
+            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+        except jax.errors.JaxRuntimeError:
+            continue
+        found[name] = value
+    return found
+
+
+ONE_PART: Options = _known({"xla_cpu_parallel_codegen_split_count": 1})
 """Code is generated in one part: the same code, for 10 to 25% less work. Parts pay where cores are idle; here
 every core has a worker of pytest-xdist."""
 
-LIKE_FITS: dict[str, str | bool | int] = {**ONE_PART, "xla_cpu_use_fusion_emitters": False}
+LIKE_FITS: Options = {**ONE_PART, **_known({"xla_cpu_use_fusion_emitters": False})}
 """As the front end compiles its kernels; half the work of the default."""
 
-QUICKLY: dict[str, str | bool | int] = {**LIKE_FITS, "xla_backend_optimization_level": 0}
+QUICKLY: Options = {**LIKE_FITS, **_known({"xla_backend_optimization_level": 0})}
 """Without optimised machine code, for oracles and toy functions; a quarter of the work of the default."""

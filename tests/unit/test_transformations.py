@@ -428,6 +428,7 @@ def test_numpy_arrays_are_taken_in_the_precision_that_jax_is_set_to(name: str) -
         assert jax.eval_shape(lambda: case.of_rows(case.points[0], rows)).dtype == jnp.float64
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("name", CASES)
 def test_equal_shapes_are_traced_once(name: str) -> None:
     case, traces = CASES[name], 0
