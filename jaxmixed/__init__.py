@@ -22,6 +22,7 @@ _HOMES = {
     "solve": "solution",
     "fit_many": "many",
     "ManyResults": "many_results",
+    "MarginalMeans": "marginal_means",
     "compare": "comparison",
     "lrtest": "comparison",
     "power": "power_analysis",
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     )
     from jaxmixed.many import fit_many
     from jaxmixed.many_results import ManyResults
+    from jaxmixed.marginal_means import MarginalMeans
     from jaxmixed.model import mixed
     from jaxmixed.model_arrays import Arrays, arrays
     from jaxmixed.power_analysis import power
@@ -104,6 +106,7 @@ __all__ = [
     "JaxMixedError",
     "JaxMixedWarning",
     "ManyResults",
+    "MarginalMeans",
     "MixedModelRegressor",
     "MixedResults",
     "PowerResult",

@@ -87,3 +87,57 @@ def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple
     low = float(betaincinv(successes, failures + 1, tail)) if successes else 0.0
     high = float(betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
     return low, high
+
+
+def t_p_values(statistics: np.ndarray, df: np.ndarray) -> np.ndarray:
+    """Two-sided p-values of t statistics; normal ones where `df` is infinite, NaN where either is NaN.
+
+    Examples
+    --------
+    >>> t_p_values(np.array([2.228138852, 1.959963985]), np.array([10.0, np.inf])).round(6)
+    array([0.05, 0.05])
+    """
+    statistics, df = np.broadcast_arrays(np.asarray(statistics, dtype=np.float64), df)
+    found = normal_p_values(statistics.ravel()).reshape(statistics.shape)
+    finite = np.isfinite(df)
+    if finite.any():
+        from scipy.special import stdtr
+
+        found[finite] = 2 * stdtr(df[finite], -np.abs(statistics[finite]))
+    found[np.isnan(df)] = np.nan
+    return found
+
+
+def t_quantiles(level: float, df: np.ndarray) -> np.ndarray:
+    """Half-widths, in standard errors, of central intervals of t distributions; NaN where `df` is.
+
+    Examples
+    --------
+    >>> t_quantiles(0.95, np.array([10.0, np.inf])).round(4)
+    array([2.2281, 1.96  ])
+    """
+    df = np.asarray(df, dtype=np.float64)
+    found = np.where(np.isnan(df), np.nan, normal_quantile(level))
+    finite = np.isfinite(df)
+    if finite.any():
+        from scipy.special import stdtrit
+
+        found[finite] = -stdtrit(df[finite], (1.0 - float(level)) / 2)
+    return found
+
+
+def f_p_value(statistic: float, num_df: float, den_df: float) -> float:
+    """Pr(F > statistic); of chi-squared over `num_df` where `den_df` is infinite.
+
+    Examples
+    --------
+    >>> round(f_p_value(4.102821, 2, 10.0), 6), round(f_p_value(2.995732, 2, math.inf), 6)
+    (0.05, 0.05)
+    """
+    if math.isnan(statistic) or math.isnan(den_df):
+        return math.nan
+    if math.isinf(den_df):
+        return chi2_p_value(statistic * num_df, int(num_df))
+    from scipy.special import fdtrc
+
+    return float(fdtrc(num_df, den_df, max(statistic, 0.0)))

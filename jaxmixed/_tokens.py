@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from jaxmixed.errors import FormulaError
@@ -158,13 +159,15 @@ def _odd_character(name: str) -> int:
     return -1
 
 
-def tokenize(text: str) -> list[Token]:
+def tokenize(text: str, known: Callable[[int], Token | None] | None = None) -> list[Token]:
     """Return the tokens of a formula, an ``"end"`` token last.
 
     Parameters
     ----------
     text : str
         The formula.
+    known : callable, optional
+        Finds the token that begins at a position, before the grammar is asked; None leaves it to the grammar.
 
     Raises
     ------
@@ -184,6 +187,11 @@ def tokenize(text: str) -> list[Token]:
     tokens: list[Token] = []
     position, size = 0, len(text)
     while position < size:
+        token = None if known is None else known(position)
+        if token is not None:
+            tokens.append(token)
+            position = token.end
+            continue
         match = _SCANNER.match(text, position)
         if match is None:
             raise _unexpected(text, position)
@@ -345,6 +353,12 @@ class SyntaxReader:
         right = self.expression(1, 1)
         self._expect("end", None)
         return left, right
+
+    def only_expression(self) -> Node:
+        """Return the expression that all tokens make."""
+        node = self.expression(1, 1)
+        self._expect("end", None)
+        return node
 
     def expression(self, minimum: int, depth: int) -> Node:
         """Return the longest expression whose operators bind at least as tightly as ``minimum``."""

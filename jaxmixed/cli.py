@@ -23,6 +23,9 @@ from typing import IO, Any
 from jaxmixed import __version__
 from jaxmixed.errors import JaxMixedError, JaxMixedWarning, printable
 
+DDF = ("none", "satterthwaite", "kenward-roger", "residual", "between-within", "containment")
+"""Methods of :mod:`jaxmixed.testing`, which is not imported only to print a help text."""
+
 _SPINNER_AFTER = 0.5
 _SPINNER = "|/-\\"
 _PLOT_FORMATS = (".png", ".pdf", ".svg")
@@ -143,6 +146,12 @@ def _add_fit_arguments(fit: argparse.ArgumentParser) -> None:
         "--level", type=_level, default=0.95, help="level of confidence intervals (default: 0.95)"
     )
     fit.add_argument(
+        "--ddf",
+        choices=DDF,
+        default="none",
+        help="denominator degrees of freedom of the tests of coefficients (default: none, normal tests)",
+    )
+    fit.add_argument(
         "--scale", choices=("variance", "sd"), default="variance", help="scale of the random effects shown"
     )
     fit.add_argument(
@@ -229,9 +238,9 @@ def _fit(arguments: argparse.Namespace) -> None:
         )
     to_stdout = arguments.json == "-"
     if to_stdout:
-        print(_json_text(result, arguments.level))
+        print(_json_text(result, arguments.level, arguments.ddf))
     elif not arguments.quiet:
-        print(result.summary(scale=arguments.scale, level=arguments.level))
+        print(result.summary(scale=arguments.scale, level=arguments.level, ddf=arguments.ddf))
     if to_stdout or arguments.quiet:
         # The summary would have said these.
         for message in dict.fromkeys(
@@ -335,17 +344,17 @@ def _wait(done: threading.Event, terminal: IO[str] | None) -> None:
         terminal.flush()
 
 
-def _json_text(result: Any, level: float) -> str:
-    contents = {"jaxmixed": __version__, **_package("document").document(result, level)}
+def _json_text(result: Any, level: float, ddf: str) -> str:
+    contents = {"jaxmixed": __version__, **_package("document").document(result, level, ddf)}
     return json.dumps(contents, indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def _write_json(result: Any, path: Path, arguments: argparse.Namespace) -> None:
-    path.write_text(_json_text(result, arguments.level) + "\n", encoding="utf-8")
+    path.write_text(_json_text(result, arguments.level, arguments.ddf) + "\n", encoding="utf-8")
 
 
 def _write_csv(result: Any, path: Path, arguments: argparse.Namespace) -> None:
-    result.tidy(level=arguments.level).to_csv(path, index=False, lineterminator="\n")
+    result.tidy(level=arguments.level, ddf=arguments.ddf).to_csv(path, index=False, lineterminator="\n")
 
 
 def _write_plot(result: Any, path: Path, arguments: argparse.Namespace) -> None:

@@ -22,6 +22,8 @@ Statistical Association 83, section 3) and Wolfinger, Tobias & Sall (1994, SIAM 
 Computing 15, section 4), written for a T that may be singular.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,7 +32,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from jaxmixed.likelihood import Method, Profile, eliminate_chain, inner_product, profile_schur, remaining_root
+from jaxmixed.likelihood import Method, eliminate_chain, inner_product, profile_schur, remaining_root
 from jaxmixed.linalg import inverse_and_logdet
 from jaxmixed.optim import Evaluation
 from jaxmixed.root import (
@@ -240,7 +242,46 @@ def _second_order(
     return both, hessian - 2 * _inner(both.E @ Q, WE)
 
 
-def evaluate(x: Float[Array, " k"], stats: SufficientStatistics, *, method: Method = "reml") -> Evaluation:
+def _level_factors(
+    x: Float[Array, " k"], stats: SufficientStatistics, frames: Sequence[Float[Array, "q q"]] | None
+) -> list[Float[Array, "q q"]]:
+    """Factor of each level, those of the terms multiplied with `frames` from the left."""
+    found = [term.covariance.factor(part) for term, part in zip(stats.terms, stats.split(x), strict=True)]
+    if frames is not None:
+        found = [jnp.matmul(frame, T) for frame, T in zip(frames, found, strict=True)]
+    return stats.assemble(found)
+
+
+Outer = Callable[[Float[Array, "r r"]], tuple[Float[Array, ""], Float[Array, ""]]]
+"""What the Schur complement adds to log|V|, and another function of it whose derivatives are wanted."""
+
+
+def _profiled(stats: SufficientStatistics, method: Method) -> Outer:
+    """The profiled deviance, and log_rss."""
+
+    def outer(S: Array) -> tuple[Array, Array]:
+        found = profile_schur(jnp.zeros((), S.dtype), S, stats, method)
+        return found.deviance, found.log_rss
+
+    return outer
+
+
+def _owned(stats: SufficientStatistics) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the chain's parameters and of the root's."""
+    sizes = [term.covariance.num_params for term in stats.terms]
+    owners = np.repeat([term.level for term in stats.terms], sizes)
+    depth = len(stats.levels)
+    return np.flatnonzero(owners < depth), np.flatnonzero(owners >= depth)
+
+
+def evaluate(
+    x: Float[Array, " k"],
+    stats: SufficientStatistics,
+    *,
+    method: Method = "reml",
+    outer: Outer | None = None,
+    frames: Sequence[Float[Array, "q q"]] | None = None,
+) -> Evaluation:
     """Deviance with its exact gradient and Hessian, in the parameters of the standardised columns.
 
     Parameters
@@ -250,23 +291,25 @@ def evaluate(x: Float[Array, " k"], stats: SufficientStatistics, *, method: Meth
     stats : SufficientStatistics
         With a root.
     method : {"reml", "ml"}
+        Of the profiled deviance; not used with another `outer`.
+    outer : callable, optional
+        Another function of the Schur complement than the profiled deviance, added to log|V|.
+    frames : sequence of (q, q) arrays, optional
+        What each term's factor is multiplied with from the left; nothing by default.
 
     Returns
     -------
     Evaluation
-        `aux` holds log_rss and the Schur complement of :class:`jaxmixed.likelihood.Profile`.
+        `aux` holds the second output of `outer` (log_rss of :class:`jaxmixed.likelihood.Profile`) and the
+        Schur complement.
     """
     depth = len(stats.levels)
-    owners = np.repeat(
-        [term.level for term in stats.terms], [term.covariance.num_params for term in stats.terms]
-    )
-    in_chain, in_root = np.flatnonzero(owners < depth), np.flatnonzero(owners >= depth)
+    in_chain, in_root = _owned(stats)
     assert stats.root is not None
     shapes = stats.root.shapes
 
-    def factors(x: Array) -> list[Array]:
-        parts = zip(stats.terms, stats.split(x), strict=True)
-        return stats.assemble([term.covariance.factor(part) for term, part in parts])
+    factors = partial(_level_factors, stats=stats, frames=frames)
+    of_schur = outer or _profiled(stats, method)
 
     def remainder(chain: Array) -> _Remainder:
         found = eliminate_chain(factors(x.at[in_chain].set(chain)), stats)
@@ -277,15 +320,11 @@ def evaluate(x: Float[Array, " k"], stats: SufficientStatistics, *, method: Meth
     def elements(root: Array) -> Array:
         return jnp.concatenate([T.ravel() for T in factors(x.at[in_root].set(root))[depth:]])
 
-    def outer(S: Array) -> tuple[Array, Profile]:
-        found = profile_schur(jnp.zeros((), S.dtype), S, stats, method)
-        return found.deviance, found
-
     rem = remainder(x[in_chain])
     directions = jnp.eye(len(in_chain), dtype=x.dtype)
     tangents = jax.vmap(lambda d: jax.jvp(remainder, (x[in_chain],), (d,))[1])(directions)
     at, logdet, schur = _solve(rem, factors(x)[depth:], shapes)
-    (value, found), Q = jax.value_and_grad(outer, has_aux=True)(schur)
+    (value, second), Q = jax.value_and_grad(of_schur, has_aux=True)(schur)
     first, hessian = _second_order(rem, tangents, at, Q)
 
     def curved(chain: Array) -> Array:
@@ -295,7 +334,7 @@ def evaluate(x: Float[Array, " k"], stats: SufficientStatistics, *, method: Meth
         held = inner_product(now, stats.root, at.K + YQ @ at.Y.T, -2 * YQ)
         return now.logdet + held + jnp.sum(Q * now.schur)
 
-    through = jax.vmap(lambda d: jax.jvp(jax.grad(lambda S: outer(S)[0]), (schur,), (d,))[1])(first.schur)
+    through = jax.vmap(lambda d: jax.jvp(jax.grad(lambda S: of_schur(S)[0]), (schur,), (d,))[1])(first.schur)
     hessian = hessian + _inner(first.schur, through)
     k = len(in_chain)
     hessian = hessian.at[:k, :k].add(jax.hessian(curved)(x[in_chain]))
@@ -306,12 +345,12 @@ def evaluate(x: Float[Array, " k"], stats: SufficientStatistics, *, method: Meth
     by_element = first.logdet + jnp.einsum("rs,krs->k", Q, first.schur)
     bent = jax.hessian(lambda root: elements(root) @ by_element[k:])(x[in_root])
     gradient = (by_element @ slope).at[in_chain].add(tangents.logdet)
-    log_rss = jax.grad(lambda S: outer(S)[1].log_rss)(schur)
+    slope_of_second = jax.grad(lambda S: of_schur(S)[1])(schur)
     schur_tangents = jnp.einsum("ek,ers->krs", slope, first.schur)
     return Evaluation(
         value=value + rem.logdet + logdet,
         gradient=gradient,
         hessian=(slope.T @ hessian @ slope).at[np.ix_(in_root, in_root)].add(bent),
-        aux=(found.log_rss, schur),
-        aux_tangents=(jnp.einsum("rs,krs->k", log_rss, schur_tangents), schur_tangents),
+        aux=(second, schur),
+        aux_tangents=(jnp.einsum("rs,krs->k", slope_of_second, schur_tangents), schur_tangents),
     )

@@ -7,6 +7,7 @@ key                   value
 ``formula``           model formula
 ``method``            ``"ml"`` or ``"reml"``
 ``level``             level of all intervals
+``ddf``               denominator degrees of freedom of the tests of coefficients
 ``fit``               ``nobs, n_dropped, dropped_by, num_params, df_resid, llf, deviance, aic, bic, sigma,
                       theta``
 ``groups``            list of ``group, levels, min, mean, max`` (rows per level)
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from jaxmixed.results import MixedResults
 
 
-def document(result: MixedResults, level: float = 0.95) -> dict[str, Any]:
+def document(result: MixedResults, level: float = 0.95, ddf: str = "none") -> dict[str, Any]:
     """Everything that a table of the fit shows, as plain lists, texts and numbers.
 
     Parameters
@@ -48,6 +49,8 @@ def document(result: MixedResults, level: float = 0.95) -> dict[str, Any]:
         A fit.
     level : float
         Level of the intervals.
+    ddf : str
+        Denominator degrees of freedom of the tests of coefficients.
 
     Returns
     -------
@@ -67,6 +70,7 @@ def document(result: MixedResults, level: float = 0.95) -> dict[str, Any]:
         "formula": result.formula,
         "method": result.method,
         "level": level,
+        "ddf": ddf,
         "fit": {
             "nobs": result.nobs,
             "n_dropped": result.n_dropped,
@@ -81,7 +85,7 @@ def document(result: MixedResults, level: float = 0.95) -> dict[str, Any]:
             "theta": result.theta,
         },
         "groups": _records(result.group_sizes().reset_index()),
-        "coefficients": _records(result.coef_table(level=level).rename_axis("term").reset_index()),
+        "coefficients": _records(result.coef_table(ddf, level).rename_axis("term").reset_index()),
         "varcorr": _records(result.variance_table(level)),
         "linear_model_test": None if test is None else asdict(test),
         "diagnostics": {

@@ -9,6 +9,7 @@ other factors treatment contrasts, unless the caller asks otherwise.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import os
@@ -183,6 +184,12 @@ class Evaluator:
             found = self._factor(expr, label) if self._is_factor(expr, label) else self._numeric(expr, label)
             self._variables[label] = found
         return found
+
+    def replaced(self, label: str, variable: Variable) -> Evaluator:
+        """The same with another variable of that label."""
+        other = copy.copy(self)
+        other._variables = {**self._variables, label: variable}
+        return other
 
     def vector(self, expr: Expr, purpose: str) -> np.ndarray:
         """Value of a numeric expression as one float64 per row."""

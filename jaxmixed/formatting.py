@@ -156,11 +156,12 @@ class Table:
 
 
 class NotedFrame(pd.DataFrame):
-    """A data frame that prints ``attrs["note"]`` below its values; operations on it drop the note."""
+    """A data frame that prints all its columns, and ``attrs["note"]`` below; operations on it drop both."""
 
     def __repr__(self) -> str:
         note = self.attrs.get("note")
-        return super().__repr__() + (f"\n{wrapped('Note: ' + note)}" if note else "")
+        table = self.to_string(max_rows=pd.get_option("display.max_rows"))
+        return table + (f"\n{wrapped('Note: ' + note)}" if note else "")
 
     def _repr_html_(self) -> str | None:
         table = super()._repr_html_()  # type: ignore[misc]

@@ -118,6 +118,9 @@ class ModelFrame:
         Label of the response.
     data_repr
         Short description of the data.
+    columns
+        The columns of the fixed effects and of the formula's offsets as they were read, by name: the kept
+        rows, copied. ``fixed_data`` gives them as a table.
     """
 
     formula: Formula
@@ -136,6 +139,12 @@ class ModelFrame:
     encoding: Encoding
     response_name: str
     data_repr: str
+    columns: Mapping[str, DataColumn]
+
+    @property
+    def fixed_data(self) -> dict[str, Any]:
+        """Table that the fixed effects were encoded from, the rows used; not to be changed in place."""
+        return {name: column.values for name, column in self.columns.items()}
 
 
 def build_frame(
@@ -232,6 +241,7 @@ def build_frame(
         encoding=encoding,
         response_name=formula.response.label,
         data_repr=table.description,
+        columns={name: table.columns[name].copied(kept) for name in plan.fixed_columns},
     )
     check_identifiability(frame)
     return frame

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from jaxmixed._distributions import chi2_p_values
-from jaxmixed.comparison import Fit, nesting_of
+from jaxmixed._distributions import chi2_p_values, f_p_value
 from jaxmixed.crossproducts import Reduction
+from jaxmixed.denominators import kenward_roger
 from jaxmixed.errors import DataError, DesignError, printable
 from jaxmixed.frame import ModelFrame
+from jaxmixed.many_denominators import MOST, satterthwaite_of
 from jaxmixed.many_estimates import ManyEstimates
+from jaxmixed.nesting import Fit, nesting_of
 from jaxmixed.nulls import LR_ROUNDING
 
 
@@ -70,11 +72,14 @@ class KindOfTest(NamedTuple):
         Whether it needs fits of the model under the hypothesis.
     p_values : callable
         ``p_values(evidence, hypothesis)`` gives one for each model; NaN where there are no estimates.
+    needs_reml : bool
+        Whether it is defined for restricted maximum likelihood alone.
     """
 
     title: str
     fits_reduced: bool
     p_values: Callable[[Evidence, Hypothesis], np.ndarray]
+    needs_reml: bool = False
 
 
 def wald(evidence: Evidence, hypothesis: Hypothesis) -> np.ndarray:
@@ -127,8 +132,69 @@ def likelihood_ratio(evidence: Evidence, hypothesis: Hypothesis) -> np.ndarray:
     return p_values
 
 
+def _kept(reduction: Reduction, columns: tuple[int, ...]) -> np.ndarray:
+    """Rows of an identity matrix, of the tested coefficients among those that are not aliased."""
+    keep = reduction.fixed.columns.keep.tolist()
+    return np.eye(len(keep))[[keep.index(column) for column in columns]]
+
+
+def satterthwaite(evidence: Evidence, hypothesis: Hypothesis) -> np.ndarray:
+    """P-values of F tests with Satterthwaite's degrees of freedom: of t tests for one coefficient.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    hypothesis : Hypothesis
+
+    Returns
+    -------
+    (m,) array
+    """
+    full, tested = evidence.full, list(hypothesis.columns)
+    p_values = np.full(len(full), np.nan)
+    models = np.flatnonzero(full.fitted)
+    L = _kept(evidence.reduction, hypothesis.columns)
+    for start in range(0, len(models), MOST):
+        own = models[start : start + MOST]
+        reference = satterthwaite_of(full, own, evidence.reduction)
+        statistic, df = reference.joint(L, full.beta[own][:, tested])
+        p_values[own] = [f_p_value(F, len(L), m) for F, m in zip(statistic, df, strict=True)]
+    return p_values
+
+
+def kenward_roger_test(evidence: Evidence, hypothesis: Hypothesis) -> np.ndarray:
+    """P-values of Kenward & Roger's F tests, one model after the other.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Of REML fits.
+    hypothesis : Hypothesis
+
+    Returns
+    -------
+    (m,) array
+    """
+    full, tested = evidence.full, list(hypothesis.columns)
+    p_values = np.full(len(full), np.nan)
+    L = _kept(evidence.reduction, hypothesis.columns)
+    parts = full.split(full.standard)
+    for model in np.flatnonzero(full.fitted):
+        terms = [
+            SimpleNamespace(covariance=covariance, standard=standard[model])
+            for covariance, standard in zip(full.covariances, parts, strict=True)
+        ]
+        one: Any = SimpleNamespace(terms=terms, rank=int(full.rank[model]), sigma=float(full.sigma[model]))
+        reference = kenward_roger(one, evidence.reduction.compact)
+        statistic, df = reference.joint(L, full.beta[model, tested])
+        p_values[model] = f_p_value(statistic, len(L), df)
+    return p_values
+
+
 KINDS = {
     "wald": KindOfTest("Wald test (normal, chi-squared)", False, wald),
+    "satterthwaite": KindOfTest("F test with Satterthwaite's degrees of freedom", False, satterthwaite),
+    "kenward-roger": KindOfTest("Kenward-Roger F test", False, kenward_roger_test, needs_reml=True),
     "lr": KindOfTest("likelihood-ratio test", True, likelihood_ratio),
 }
 """The kinds of tests, by the names that users call them."""

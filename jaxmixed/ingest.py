@@ -99,6 +99,11 @@ class DataColumn:
         """Values at the kept rows (all of them, not copied, when ``kept`` is None)."""
         return self.values if kept is None else self.values[kept]
 
+    def copied(self, kept: np.ndarray | None) -> DataColumn:
+        """The kept rows, complete ones, as a column of its own that later changes of the data leave alone."""
+        values = self.values.copy() if kept is None else self.values[kept]
+        return DataColumn(self.name, self.kind, values, None)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
@@ -288,6 +293,46 @@ def column_from_values(name: str, values: Any) -> DataColumn:
     if array.ndim != 1:
         raise DataError(f"column {name!r} has shape {array.shape}; a model needs one value per row")
     return _from_numpy(name, array)
+
+
+def constant_column(name: str, value: Any, num_rows: int, is_factor: bool) -> DataColumn:
+    """Column with one value in all rows: a number, or (where it codes a factor) a level.
+
+    Raises
+    ------
+    DataError
+        If a number is not finite, or the value a missing one.
+    """
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_)
+    if number and not np.isfinite(value):
+        raise DataError(f"the value {value!r} of {name!r} is not finite")
+    one = column_from_values(name, [value])
+    if one.missing is not None:
+        raise DataError(f"the value {value!r} of {name!r} is a missing one")
+    if number or not is_factor:
+        return DataColumn(name, one.kind, np.repeat(np.asarray(one.values), num_rows), None)
+    # One level as a categorical: its codes are all that is written for each row.
+    codes = np.zeros(num_rows, dtype=np.int8)
+    return DataColumn(name, "category", pd.Categorical.from_codes(codes, pd.Index([value])), None)
+
+
+def values_by_column(at: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Values of an argument ``at=``, one or several for each column, as lists.
+
+    Raises
+    ------
+    DataError
+        If a column is given none.
+    """
+    held = {}
+    for name, given in at.items():
+        if isinstance(given, np.ndarray) and given.ndim == 0:
+            given = given.item()
+        several = not isinstance(given, str | bytes) and hasattr(given, "__len__")
+        held[name] = list(given) if several else [given]
+        if not held[name]:
+            raise DataError(f"at= gives no value of {name!r}")
+    return held
 
 
 def column_from_series(name: str, series: pd.Series) -> DataColumn:

@@ -207,9 +207,13 @@ class KernelCovariance:
 
     def matrix(self, theta: Float[Array, " k"]) -> Float[Array, "q q"]:
         """K, from the free parameters, in their dtype."""
+        positions = jnp.asarray(self.positions, theta.dtype)
+        return self.kernel.matrix(self.parameter_values(theta), positions).astype(theta.dtype)
+
+    def parameter_values(self, theta: Float[Array, " k"]) -> dict[str, Any]:
+        """Parameters of the kernel that are estimated, from the free parameters (traced)."""
         free = self._limited(theta[1:])
-        params = {name: own.natural(free[a]) for a, (name, own) in enumerate(self.free_parameters)}
-        return self.kernel.matrix(params, jnp.asarray(self.positions, theta.dtype)).astype(theta.dtype)
+        return {name: own.natural(free[a]) for a, (name, own) in enumerate(self.free_parameters)}
 
     def factor(self, theta: Float[SameArray, "*m k"]) -> Float[SameArray, "*m q q"]:
         if isinstance(theta, np.ndarray):

@@ -79,11 +79,14 @@ def middle(
     return -jnp.sum(TA[:, :, None, :] * transpose(T[:, :, None])[None, :, :, :], axis=1), logdet
 
 
-def _middle_of_covariance(
+def covariance_middle(
     G: Float[Array, "q q"], root: Float[AnyArray, "q q m"], form: str
 ) -> tuple[Float[Array, "q q m"], Float[Array, " m"]]:
-    """:func:`middle` of the relative covariance itself, in the moments form: smooth where it is singular."""
-    assert form == "moments"
+    """:func:`middle` of the relative covariance itself, smooth where that is singular."""
+    if form == "orthogonal":
+        R = jnp.asarray(root)
+        GR = jnp.sum(G[:, :, None, None] * transpose(R)[None], axis=1)
+        return inverse_and_logdet(identity(R.shape[0], R.dtype) + matmul(R, GR))
     A, _, logdet = resolvent(G, jnp.asarray(root))
     return -A, logdet
 
@@ -525,5 +528,5 @@ def marginal_loglik(
     for frame, cov in zip(stats.frames, listed(G), strict=True):
         turned = jnp.asarray(frame) @ (jnp.asarray(cov) * precision) @ jnp.asarray(frame).T
         relative.append((turned + turned.T) / 2)
-    logdet, schur, *_ = eliminate_chain(relative, stats, _middle_of_covariance)
+    logdet, schur, *_ = eliminate_chain(relative, stats, covariance_middle)
     return _log_density(beta, sigma, logdet, schur, stats, "ml")

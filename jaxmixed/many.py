@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxmixed import model, optim, relationship, schedule
+from jaxmixed.crossproducts import Reduction
 from jaxmixed.errors import DataError, DesignError, FormulaError
 from jaxmixed.formula import parse
 from jaxmixed.frame import ModelFrame, build_frame
@@ -90,8 +91,9 @@ def fit_many(
     out : str or Path, optional
         A Parquet file to write the estimates to, block by block, instead of holding them: one row per model,
         with the columns of `ManyResults.to_frame`.
-    ddf : {"none"}
-        Denominator degrees of freedom of tests of coefficients.
+    ddf : {"none", "satterthwaite", "residual"}
+        Denominator degrees of freedom of the result's tests and intervals where these are not asked for
+        others; not with `out`, which writes no tests.
 
     Returns
     -------
@@ -126,6 +128,8 @@ def fit_many(
     if method not in ("reml", "ml"):
         raise DesignError(f"method={method!r} is not known; choose 'reml' or 'ml'.")
     check_ddf(ddf)
+    if out is not None and ddf != "none":
+        raise DataError(f"out= writes estimates and no tests, so ddf={ddf!r} has nothing to say there")
     covariance, relationships = relationship.separate(covariance)
     model.check_arguments(covariance, contrasts, functions, max_iterations)
     crew = schedule.assemble(devices, mesh)
@@ -139,7 +143,7 @@ def fit_many(
         job = _of_groups(formula, data, by, covariance, options, fitting)
     else:
         job = _of_row_weights(formula, data, row_weights, covariance, options, fitting)
-    return job.run(crew, progress, block, out)
+    return job.run(crew, progress, block, out, ddf)
 
 
 def _check_what(responses: Any, by: Any, row_weights: Any) -> None:
@@ -226,9 +230,12 @@ def _of_groups(
         sums = np.concatenate([signature(y[own, None]) for own in members[first:last]])
         return Outcome(found, details, sums)
 
+    def designs(first: int, last: int) -> Iterable[tuple[np.ndarray, Reduction]]:
+        return separate.designs([(own, None) for own in members[first:last]])
+
     largest = max(len(own) for own in members)
     names = coding.levels.rename(":".join(columns))
-    return ModelJob(frame, names, work, separate.blank, _memory(largest, frame))
+    return ModelJob(frame, names, work, separate.blank, _memory(largest, frame), designs)
 
 
 def _of_row_weights(
@@ -255,7 +262,10 @@ def _of_row_weights(
         found, details = separate.fit([(y[rows], rows, w[rows]) for rows, w in zip(chosen, W.T, strict=True)])
         return Outcome(found, details, signature(y[:, None], W))
 
-    return ModelJob(frame, columns.names, work, separate.blank, _memory(len(y), frame))
+    def designs(first: int, last: int) -> Iterable[tuple[np.ndarray, Reduction]]:
+        return separate.designs([(np.flatnonzero(w), w) for w in columns.read(first, last).T])
+
+    return ModelJob(frame, columns.names, work, separate.blank, _memory(len(y), frame), designs)
 
 
 def _memory(rows: int, frame: ModelFrame) -> float:

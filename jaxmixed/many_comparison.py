@@ -14,6 +14,7 @@ from jaxmixed.basis import column_basis
 from jaxmixed.errors import ConvergenceWarning, DataError, DesignError, user_level
 from jaxmixed.many_estimates import ManyEstimates
 from jaxmixed.multiplicity import Adjustment, adjusted_p_values
+from jaxmixed.nesting import nesting_of
 from jaxmixed.nulls import likelihood_ratios
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def lrtest_columns(
         raise DesignError(
             f"both models have {small.num_params} parameters, so neither is a special case of the other"
         )
-    nesting = comparison.nesting_of(one, two)
+    nesting = nesting_of(one, two)
     if nesting.obstacle:
         raise DesignError(f"the models are not nested: {nesting.obstacle}")
     more = nesting.more_effects

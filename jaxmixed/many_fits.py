@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from jaxmixed.crossproducts import Reduction, reduce_rows
 from jaxmixed.diagnosis import TermLabel
 from jaxmixed.encoding import EffectsCoding
 from jaxmixed.errors import DataError
+from jaxmixed.many_denominators import Designs
 from jaxmixed.many_estimates import INTERRUPTED, ManyEstimates, arrays_of, concatenate, place
 from jaxmixed.many_results import ManyResults
 from jaxmixed.missingness import Outcome, ResponseFits, unusable
@@ -185,6 +186,8 @@ class ModelJob:
         ``blank(models, reason)``: estimates of models that were not fitted.
     bytes_each : float
         Memory of one model while it is fitted.
+    designs : callable
+        ``designs(first, last)`` gives the designs of some of them again.
     """
 
     frame: ModelFrame
@@ -192,6 +195,7 @@ class ModelJob:
     work: Callable[[int, int], Outcome]
     blank: Callable[[int, int], ManyEstimates]
     bytes_each: float
+    designs: Designs
 
     def run(
         self,
@@ -199,6 +203,7 @@ class ModelJob:
         progress: bool | None = None,
         block: int | None = None,
         out: str | Path | None = None,
+        ddf: str = "none",
     ) -> ManyResults | ManyFile:
         """Fit all models, and hold the results or write them to a file.
 
@@ -210,6 +215,8 @@ class ModelJob:
             Models fitted at a time.
         out : str or Path, optional
             Parquet file.
+        ddf : str
+            Degrees of freedom of the results' tests.
 
         Returns
         -------
@@ -226,6 +233,8 @@ class ModelJob:
             names=self.names,
             details=found.details,
             signature=found.signature,
+            designs=self.designs,
+            ddf=ddf,
         )
         results.warn()
         return results
@@ -252,7 +261,11 @@ def response_job(
         Y = columns.read(first, last)
         return fits.fit(Y if offset is None else Y - offset[:, None])
 
-    return ModelJob(frame, columns.names, work, fits.separate.blank, 8.0 * COPIES * len(frame.X))
+    def designs(first: int, last: int) -> Iterable[tuple[np.ndarray, Reduction]]:
+        return fits.designs(columns.read(first, last))
+
+    bytes_each = 8.0 * COPIES * len(frame.X)
+    return ModelJob(frame, columns.names, work, fits.separate.blank, bytes_each, designs)
 
 
 def refit_many(

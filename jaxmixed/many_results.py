@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import numpy as np
 import pandas as pd
 
-from jaxmixed._distributions import normal_quantile
 from jaxmixed.errors import ConvergenceWarning, DataError, printable, user_level
 from jaxmixed.formatting import Table, counted, number, wrapped
 from jaxmixed.many_comparison import ComparedModel, lrtest_columns
+from jaxmixed.many_denominators import Designs
 from jaxmixed.many_estimates import ManyEstimates
 from jaxmixed.many_tables import (
+    coefficient_df,
     coefficient_tables,
     reason_texts,
     standard_errors,
@@ -48,11 +49,16 @@ class ManyResults:
         Why models were refused, by position, where the general reason does not say it.
     signature
         Sums over the rows of every data set, by which `lrtest` knows that two sets of fits belong together.
+    designs
+        Gives the designs of models again, for Satterthwaite's degrees of freedom.
+    ddf
+        Denominator degrees of freedom of tests and intervals where none are asked for.
 
     Notes
     -----
     Every table has NaN in the rows of models that could not be fitted; `reason` says why. Tests and intervals
-    of coefficients are normal-theory (z), as those of `MixedResults`.
+    of coefficients are normal-theory (z), as those of `MixedResults`, unless `fit_many` or the method was
+    told other degrees of freedom: ``"satterthwaite"`` (t tests as lmerTest's), ``"residual"``.
 
     Examples
     --------
@@ -70,6 +76,8 @@ class ManyResults:
     names: pd.Index
     _details: dict[int, str]
     _signature: np.ndarray
+    _designs: Designs | None
+    ddf: str
 
     def __init__(
         self,
@@ -79,10 +87,11 @@ class ManyResults:
         names: pd.Index,
         details: dict[int, str],
         signature: np.ndarray,
+        designs: Designs | None = None,
+        ddf: str = "none",
     ) -> None:
-        self.__dict__.update(
-            frame=frame, estimates=estimates, names=names, _details=details, _signature=signature
-        )
+        self.__dict__.update(frame=frame, estimates=estimates, names=names, ddf=ddf)
+        self.__dict__.update(_details=details, _signature=signature, _designs=designs)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"results are read-only: {name} cannot be set")
@@ -185,8 +194,19 @@ class ManyResults:
         return self._frame(standard_errors(self.estimates), self.estimates.x_names)
 
     @cached_property
+    def _df(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _degrees(self, ddf: str | None) -> np.ndarray:
+        """Degrees of freedom of every coefficient of every model, computed once."""
+        chosen = self.ddf if ddf is None else ddf
+        if chosen not in self._df:
+            self._df[chosen] = coefficient_df(self.estimates, self._designs, chosen)
+        return self._df[chosen]
+
+    @cached_property
     def _coefficients(self) -> dict[str, np.ndarray]:
-        return coefficient_tables(self.estimates, adjust="none")
+        return coefficient_tables(self.estimates, self._degrees(None), adjust="none")
 
     @property
     def tvalues(self) -> pd.DataFrame:
@@ -195,28 +215,30 @@ class ManyResults:
 
     @property
     def pvalues(self) -> pd.DataFrame:
-        """Two-sided p-values of `tvalues`, from the normal distribution; not adjusted for their number."""
+        """Two-sided p-values of `tvalues`, by the degrees of freedom `ddf`; not adjusted for their number."""
         return self._frame(self._coefficients["p_value"], self.estimates.x_names)
 
-    def conf_int(self, level: float = 0.95) -> pd.DataFrame:
+    def conf_int(self, level: float = 0.95, ddf: str | None = None) -> pd.DataFrame:
         """Wald confidence intervals of the coefficients.
 
         Parameters
         ----------
         level : float
+        ddf : str, optional
+            As for `coef_table`.
 
         Returns
         -------
         pandas.DataFrame
             A row per model; columns (coefficient, ``conf_low``) and (coefficient, ``conf_high``).
         """
-        half = normal_quantile(level) * standard_errors(self.estimates)
-        limits = np.stack([self.estimates.beta - half, self.estimates.beta + half], axis=2)
+        tables = coefficient_tables(self.estimates, self._degrees(ddf), level, "none")
+        limits = np.stack([tables["conf_low"], tables["conf_high"]], axis=2)
         columns = pd.MultiIndex.from_product([self.estimates.x_names, ["conf_low", "conf_high"]])
         return pd.DataFrame(limits.reshape(len(self), -1), index=self.names, columns=columns)
 
     def coef_table(
-        self, name: str, ddf: str = "none", level: float = 0.95, adjust: Adjustment = "fdr_bh"
+        self, name: str, ddf: str | None = None, level: float = 0.95, adjust: Adjustment = "fdr_bh"
     ) -> pd.DataFrame:
         """One coefficient in all models.
 
@@ -224,8 +246,10 @@ class ManyResults:
         ----------
         name : str
             Of the coefficient.
-        ddf : str
-            Denominator degrees of freedom. ``"none"``: infinitely many, that is, normal tests.
+        ddf : str, optional
+            Denominator degrees of freedom: ``"none"`` (infinitely many, that is, normal tests),
+            ``"satterthwaite"`` or ``"residual"``; by default those that `fit_many` was told. Satterthwaite's
+            are computed from the designs of the models, at the first question.
         level : float
             Level of the intervals.
         adjust : str
@@ -244,13 +268,15 @@ class ManyResults:
         >>> many = fit.refit_many(fit.simulate(3, seed=1))
         >>> many.coef_table("Days")["statistic"].gt(2).all()
         np.True_
+        >>> many.coef_table("Days", ddf="satterthwaite")["df"].round(2).tolist()
+        [17.0, 17.0, 17.0]
         """
         if name not in self.estimates.x_names:
             raise DataError(
                 f"there is no coefficient {name!r}; they are {', '.join(map(repr, self.estimates.x_names))}"
             )
         j = self.estimates.x_names.index(name)
-        tables = coefficient_tables(self.estimates, level, adjust, ddf)
+        tables = coefficient_tables(self.estimates, self._degrees(ddf), level, adjust)
         return pd.DataFrame({key: values[:, j] for key, values in tables.items()}, index=self.names)
 
     # Variance parameters
@@ -274,7 +300,9 @@ class ManyResults:
 
     # Tables
 
-    def tidy(self, level: float = 0.95, adjust: Adjustment = "fdr_bh", ddf: str = "none") -> pd.DataFrame:
+    def tidy(
+        self, level: float = 0.95, adjust: Adjustment = "fdr_bh", ddf: str | None = None
+    ) -> pd.DataFrame:
         """All parameters of all models in one table.
 
         Parameters
@@ -283,7 +311,7 @@ class ManyResults:
             Level of the intervals.
         adjust : str
             Adjustment of the p-values; those of each coefficient, over the models, are a family.
-        ddf : str
+        ddf : str, optional
             As for `coef_table`.
 
         Returns
@@ -293,7 +321,7 @@ class ManyResults:
             ``std_error``, ``df``, ``statistic``, ``p_value``, ``p_adjusted``, ``conf_low``, ``conf_high``.
             Variance parameters are named ``var(x)`` and ``cov(x, z)`` and have no test.
         """
-        fixed = coefficient_tables(self.estimates, level, adjust, ddf)
+        fixed = coefficient_tables(self.estimates, self._degrees(ddf), level, adjust)
         labels, random = variance_columns(self.estimates, level)
         m, p, size = len(self), len(self.estimates.x_names), len(labels["group"])
         kinds = np.array(["fixed"] * p + ["random"] * size, dtype=object)

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxmixed._distributions import normal_p_values, normal_quantile
+from jaxmixed._distributions import t_p_values, t_quantiles
 from jaxmixed.errors import DataError
 from jaxmixed.inference import natural_parameters, variance_inference, variance_labels, variance_tables
+from jaxmixed.many_denominators import Designs, satterthwaite_df
 from jaxmixed.many_estimates import OK, REASONS, ManyEstimates
 from jaxmixed.multiplicity import Adjustment, adjusted_p_values
 
-DDF = ("none",)
+DDF = ("none", "satterthwaite", "residual")
 """Methods for the denominator degrees of freedom of tests of coefficients."""
 
 CHUNK = 1 << 16
@@ -23,7 +24,8 @@ def check_ddf(ddf: object) -> None:
     """Refuse a method for the degrees of freedom that there is not."""
     if ddf not in DDF:
         raise DataError(
-            f"ddf is {ddf!r}, which is not available; available: {', '.join(map(repr, DDF))} (normal tests)"
+            f"ddf is {ddf!r}, which is not available for many models; choose one of"
+            f" {', '.join(map(repr, DDF))}"
         )
 
 
@@ -32,36 +34,67 @@ def standard_errors(estimates: ManyEstimates) -> np.ndarray:
     return np.sqrt(np.einsum("mii->mi", estimates.cov_beta))
 
 
+def coefficient_df(estimates: ManyEstimates, designs: Designs | None, ddf: str) -> np.ndarray:
+    """Denominator degrees of freedom of every coefficient of every model, (m, p).
+
+    Parameters
+    ----------
+    estimates : ManyEstimates
+    designs : callable or None
+        Gives the designs of models (:data:`jaxmixed.many_denominators.Designs`), for ``"satterthwaite"``.
+    ddf : str
+        One of `DDF`.
+
+    Returns
+    -------
+    (m, p) array
+        Infinite for normal tests; NaN where a coefficient is aliased or a model has no estimates.
+
+    Raises
+    ------
+    DataError
+        If there is no such method, or it needs designs that are not there.
+    """
+    check_ddf(ddf)
+    if ddf == "satterthwaite":
+        if designs is None:
+            raise DataError(
+                "these results do not know the designs of their models, which ddf='satterthwaite' needs"
+            )
+        return satterthwaite_df(estimates, designs)
+    by_model = estimates.nobs - estimates.rank if ddf == "residual" else np.full(len(estimates), np.inf)
+    return np.where(np.isnan(estimates.beta), np.nan, np.asarray(by_model, dtype=np.float64)[:, None])
+
+
 def coefficient_tables(
-    estimates: ManyEstimates, level: float = 0.95, adjust: Adjustment = "fdr_bh", ddf: str = "none"
+    estimates: ManyEstimates, df: np.ndarray, level: float = 0.95, adjust: Adjustment = "fdr_bh"
 ) -> dict[str, np.ndarray]:
     """Numbers of the tables of fixed effects, (m, p) each; NaN for aliased ones and models without estimates.
 
     Parameters
     ----------
     estimates : ManyEstimates
+    df : (m, p) array
+        Denominator degrees of freedom, from :func:`coefficient_df`.
     level : float
         Level of the intervals.
     adjust : str
         How p-values are adjusted, each coefficient's over the models.
-    ddf : str
-        Denominator degrees of freedom; ``"none"``: infinitely many, that is, normal tests.
 
     Returns
     -------
     dict of str to (m, p) array
         ``estimate, std_error, df, statistic, p_value, p_adjusted, conf_low, conf_high``.
     """
-    check_ddf(ddf)
-    half = normal_quantile(level)
+    half = t_quantiles(level, df)
     beta, error = estimates.beta, standard_errors(estimates)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = beta / error
-    p_value = normal_p_values(statistic.ravel()).reshape(statistic.shape)
+    p_value = t_p_values(statistic, df)
     return {
         "estimate": beta.copy(),
         "std_error": error,
-        "df": np.where(np.isnan(beta), np.nan, np.inf),
+        "df": df.copy(),
         "statistic": statistic,
         "p_value": p_value,
         "p_adjusted": adjusted_p_values(p_value, adjust),

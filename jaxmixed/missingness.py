@@ -6,6 +6,7 @@ a response whose rows nobody else has is reduced on its own, and such models are
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -159,6 +160,31 @@ class SeparateFits:
         found.nobs[reasons > 0] = [len(models[number][0]) for number in np.flatnonzero(reasons)]
         return found, details
 
+    def designs(
+        self, models: list[tuple[np.ndarray | None, np.ndarray | None]]
+    ) -> Iterator[tuple[np.ndarray, Reduction]]:
+        """Designs of models given as (rows, counts); those that would be refused are left out.
+
+        Parameters
+        ----------
+        models : list
+
+        Yields
+        ------
+        (1,) int array, Reduction
+            Position of a model, and its design with any response.
+        """
+        for number, (rows, counts) in enumerate(models):
+            size = len(self.design.X) if rows is None else len(rows)
+            if size == 0:
+                continue
+            check_interrupt()
+            own = None if counts is None else counts[counts > 0]
+            try:
+                yield np.array([number]), self.design.reduce(any_response(size), rows, own)
+            except JaxMixedError:
+                continue
+
 
 class ResponseFits:
     """Fits of responses to one design.
@@ -182,6 +208,7 @@ class ResponseFits:
         max_evaluations: int = optim.MAX_ITERATIONS,
     ) -> None:
         self.design, self.method, self.max_evaluations = design, method, max_evaluations
+        self.reduction = reduction
         self.complete = self._refitter(reduction)
         self.separate = SeparateFits(design, method=method, max_evaluations=max_evaluations)
         self._prepared: OrderedDict[bytes, Refitter | str] = OrderedDict()
@@ -235,6 +262,26 @@ class ResponseFits:
             found = place(found, np.array(alone), part)
             details.update((alone[number], text) for number, text in problems.items())
         return Outcome(found, details, sums)
+
+    def designs(self, Y: np.ndarray) -> Iterator[tuple[np.ndarray, Reduction]]:
+        """Designs of responses: which of them have one, and it.
+
+        Parameters
+        ----------
+        Y : (n, m) array
+            NaN where one misses a row.
+
+        Yields
+        ------
+        (B,) int array, Reduction
+        """
+        missing = np.isnan(Y)
+        holes = missing.any(axis=0)
+        yield np.flatnonzero(~holes), self.reduction
+        for _, models in _patterns(missing, np.flatnonzero(holes)):
+            rows = np.flatnonzero(~missing[:, models[0]])
+            for _, reduction in self.separate.designs([(rows, None)]):
+                yield np.array(models), reduction
 
     def _fit_pattern(
         self,

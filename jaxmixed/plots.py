@@ -13,7 +13,11 @@ from jaxmixed._distributions import normal_quantile
 from jaxmixed.errors import DataError, JaxMixedError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
+
+    from jaxmixed.profiles import PlotKind, Profile
 
 Beta = Literal["known", "estimated"]
 _MAX_LABELLED = 60
@@ -43,6 +47,9 @@ class _Fit(Protocol):
 
     def ranef_se(self, beta: Beta = "known") -> dict[str, pd.DataFrame]:
         """Their standard errors."""
+
+    def profile(self, which: Any = None, level: float = 0.999) -> Profile:
+        """Profile likelihoods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,41 @@ class Plots:
         ax.set_title(f"{_short(label)}: {printable(name)}", loc="left", fontweight="bold", parse_math=False)
         ax.set_title(text, loc="right", fontsize="small", color=_LINE)
         return ax
+
+    def profile(
+        self,
+        which: str | Sequence[str] | None = None,
+        kind: PlotKind = "zeta",
+        *,
+        level: float = 0.95,
+        axes: Any = None,
+    ) -> np.ndarray:
+        """Profile likelihoods, a panel for each parameter; see `Profile.plot`.
+
+        Parameters
+        ----------
+        which
+            Parameters, by default all (see `MixedResults.profile`).
+        kind
+            ``"zeta"``: the signed root of the rise of the deviance. ``"density"``: the density of which that
+            is the normal score.
+        level
+            Level of the intervals shown.
+        axes
+            One for each parameter; by default those of a new figure.
+
+        Returns
+        -------
+        array of matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import jaxmixed as jm
+        >>> fit = jm.mixed("Reaction ~ Days + (1 | Subject)", jm.datasets.load("sleepstudy"))
+        >>> len(fit.plot.profile())
+        4
+        """
+        return self.fit.profile(which).plot(kind, level=level, axes=axes)
 
 
 def _choose_group(effects: dict[str, pd.DataFrame], group: str | None) -> str:

@@ -90,10 +90,12 @@ def power(
         What is tested: a coefficient or a term (``"treatment"``), several jointly (``["x", "x:z"]``), or the
         formula of a smaller model (``"~ x + (1 | school)"``, which needs ``data``). It may be left out where
         the model has only one coefficient beside the intercept.
-    kind : {"wald", "lr"}
-        ``"wald"``: z-test, or chi-squared test of several coefficients. ``"lr"``: likelihood-ratio test
-        against the smaller model, which is fitted to every response, too; a variance is tested by the mixture
-        that `lrtest` uses.
+    kind : {"wald", "satterthwaite", "kenward-roger", "lr"}
+        ``"wald"``: z-test, or chi-squared test of several coefficients. ``"satterthwaite"``: t or F test with
+        Satterthwaite's degrees of freedom; ``"kenward-roger"``: Kenward & Roger's, which takes longer. With
+        few groups these hold the level, which the Wald test exceeds. ``"lr"``: likelihood-ratio test against
+        the smaller model, which is fitted to every response, too; a variance is tested by the mixture that
+        `lrtest` uses.
     alpha : float
         Level of the test.
     n : int
@@ -392,6 +394,12 @@ def _method(method: str | None, request: _Request, hypothesis: Hypothesis, kind:
                 ' say method="ml"'
             )
         return "ml"
+    if kind.needs_reml:
+        if method == "ml":
+            raise DesignError(
+                f'the {kind.title} is defined for REML fits: leave method= out, or say method="reml"'
+            )
+        return "reml"
     if method is None:
         return "reml" if request.fit is None else request.fit.method
     return method

@@ -79,7 +79,7 @@ def fit_reductions(
         if not _varies(reduction, method):
             found.reason[number] = PERFECT
             continue
-        batches.setdefault(_structure(reduction, labels), []).append(number)
+        batches.setdefault(structure_of(reduction, labels), []).append(number)
     for members in batches.values():
         own = [one for one in (reductions[number] for number in members) if one is not None]
         part = _Batch(own, labels, x_names, method, max_evaluations).fit()
@@ -103,15 +103,15 @@ def _size_class(groups: int) -> int:
     return int(np.ceil(np.log(max(groups, 1)) / np.log(SIZE_CLASS)))
 
 
-def _statistics(reduction: Reduction) -> SufficientStatistics:
+def statistics_of(reduction: Reduction) -> SufficientStatistics:
     """Statistics to optimise with: compressed where there are many groups."""
     levels = reduction.stats.levels
     return reduction.stats if levels and len(levels[0].count) <= FEW_GROUPS else reduction.compact
 
 
-def _structure(reduction: Reduction, labels: tuple[TermLabel, ...]) -> tuple[Any, ...]:
+def structure_of(reduction: Reduction, labels: tuple[TermLabel, ...]) -> tuple[Any, ...]:
     """What data sets that stand side by side have in common; those with a root stand alone."""
-    stats = _statistics(reduction)
+    stats = statistics_of(reduction)
     sizes = tuple(_size_class(len(level.count)) for level in stats.levels)
     compressed = bool(stats.levels) and stats.levels[0].cross is None
     keep = tuple(reduction.fixed.columns.keep.tolist())
@@ -150,7 +150,7 @@ class _Batch:
         )
 
     def _runner(self) -> LaneRunner | OneByOne:
-        compact = [_statistics(reduction) for reduction in self.reductions]
+        compact = [statistics_of(reduction) for reduction in self.reductions]
         method, limit = self.models.method, self.max_evaluations
         if compact[0].root is None:
             compact = pad_alike(compact)
@@ -165,5 +165,5 @@ class _Batch:
             nothing = np.zeros(len(self.reductions), dtype=np.int64)
             return estimates_of(self.models, self.models.linear_optima(), nothing)
         run = self._runner()
-        found = search(run, np.stack([moment_start(_statistics(own)) for own in self.reductions]))
+        found = search(run, np.stack([moment_start(statistics_of(own)) for own in self.reductions]))
         return estimates_of(self.models, found, run.evaluations)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,10 +15,12 @@ from jaxmixed.errors import DataError
 from jaxmixed.many_fits import refit_many, refit_one
 from jaxmixed.many_results import ManyResults
 from jaxmixed.nulls import NullDistribution, permutation_test
+from jaxmixed.profiles import profile_limits
 from jaxmixed.replicates import simulate_fit
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
+    from jaxmixed.fixed_inference import FixedInference
     from jaxmixed.frame import ModelFrame
 
 
@@ -36,7 +38,9 @@ class Replication:
         @cached_property
         def _fitted(self) -> np.ndarray: ...
 
-        def coef_table(self, ddf: str = "none", level: float = 0.95) -> pd.DataFrame:
+        def coef_table(
+            self, ddf: str = "none", level: float = 0.95, *, vcov: FixedInference | None = None
+        ) -> pd.DataFrame:
             """Table of the fixed effects."""
 
     def simulate(self, n: int = 1, seed: int | None = None, random: str = "new") -> pd.DataFrame:
@@ -208,18 +212,23 @@ class Replication:
         seed: int | None = None,
         kind: BootstrapKind = "parametric",
         interval: Interval = "percentile",
+        which: str | Sequence[str] | None = None,
         devices: Any = None,
         mesh: Any = None,
         progress: bool | None = None,
     ) -> pd.DataFrame:
-        """Confidence intervals: of the coefficients (Wald), or of all parameters (bootstrap).
+        """Confidence intervals: of the coefficients (Wald), or of all parameters (profile, bootstrap).
 
         Parameters
         ----------
         level : float
             Confidence level.
         method : str
-            ``"wald"`` or ``"boot"``.
+            ``"wald"``: estimate and standard error. ``"profile"``: where the likelihood (of a REML fit, the
+            restricted likelihood), maximised over all other parameters, falls off to the level; see
+            `profile`. ``"boot"``: the bootstrap.
+        which : str or sequence of str, optional
+            Parameters to profile; by default all.
         n, seed, kind, devices, mesh, progress
             Of the bootstrap, as for `bootstrap`.
         interval : str
@@ -230,7 +239,7 @@ class Replication:
         -------
         pandas.DataFrame
             Columns ``conf_low`` and ``conf_high``; of the bootstrap also ``n_used``, the number of replicates
-            that the limits rest on, and ``attrs["seed"]``.
+            that the limits rest on, and ``attrs["seed"]``. A profile's limits are as for `Profile.conf_int`.
 
         Raises
         ------
@@ -243,15 +252,24 @@ class Replication:
         >>> fit = jm.mixed("weight ~ week + (1 | id)", jm.datasets.load("pig"), method="ml")
         >>> fit.conf_int().loc["week"].round(4).tolist()
         [6.1334, 6.2864]
+        >>> fit.conf_int(method="profile").loc["sd((Intercept) | id)"].round(3).tolist()
+        [3.167, 4.797]
         >>> fit.conf_int(method="boot", n=100, seed=1).loc["sd(Residual)", "conf_low"].round(1)
         np.float64(1.9)
         """
+        if method != "boot" and (seed is not None or kind != "parametric" or interval != "percentile"):
+            raise DataError("seed=, kind= and interval= are of the bootstrap; pass method='boot', too")
+        if method != "profile" and which is not None:
+            raise DataError("which= is of profiles; pass method='profile', too")
         if method == "wald":
-            if seed is not None or kind != "parametric" or interval != "percentile":
-                raise DataError("seed=, kind= and interval= are of the bootstrap; pass method='boot', too")
             return self.coef_table(level=level)[["conf_low", "conf_high"]]
+        if method == "profile":
+            return profile_limits(self, level, which)
         if method != "boot":
-            raise DataError(f"method is {method!r}; confidence intervals are 'wald' or 'boot' (bootstrap)")
+            raise DataError(
+                f"method is {method!r}; confidence intervals are 'wald', 'profile' (profile likelihood) or "
+                "'boot' (bootstrap)"
+            )
         workers = {"devices": devices, "mesh": mesh, "progress": progress}
         return bootstrap_limits(self, level, interval, n, kind, seed, **workers)
 

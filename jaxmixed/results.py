@@ -17,8 +17,8 @@ from jaxmixed import effects
 from jaxmixed._distributions import normal_quantile
 from jaxmixed.comparison import LikelihoodRatioTest, lrtest
 from jaxmixed.errors import DataError, printable
-from jaxmixed.icc import Kind, intraclass_correlation
 from jaxmixed.inference import VarianceInference, VarianceParameters, variance_inference, variance_table
+from jaxmixed.marginal import Marginal
 from jaxmixed.plots import Beta, Plots
 from jaxmixed.predict import fitted_values, linear_predictor, predict
 from jaxmixed.replication import Replication
@@ -26,7 +26,6 @@ from jaxmixed.tables import (
     RandomTerm,
     Scale,
     Summary,
-    coefficient_table,
     distinct_groups,
     group_sizes,
     information_criteria,
@@ -34,17 +33,18 @@ from jaxmixed.tables import (
     summarise,
     tidy_table,
 )
+from jaxmixed.testing import Testing
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Diagnostics, Estimates
+    from jaxmixed.fixed_inference import FixedInference
     from jaxmixed.frame import ModelFrame
 
 _KINDS = ("response", "pearson", "standardized")
 _BETAS = ("known", "estimated")
-_DDF = ("none",)
 
 
-class MixedResults(Replication):
+class MixedResults(Replication, Testing, Marginal):
     """A fitted linear mixed model.
 
     Parameters
@@ -58,8 +58,8 @@ class MixedResults(Replication):
 
     Notes
     -----
-    Tests and intervals of coefficients are normal-theory (z), as those of Stata's ``mixed`` and of
-    statsmodels. Under REML `llf`, `deviance`, `aic` and `bic` are of the restricted likelihood.
+    Tests and intervals of coefficients are normal-theory (z) unless ``ddf=`` asks for t tests, as in Stata's
+    ``mixed``. Under REML `llf`, `deviance`, `aic` and `bic` are of the restricted likelihood.
 
     Examples
     --------
@@ -204,36 +204,6 @@ class MixedResults(Replication):
         """Covariance matrix of the coefficients, (X'V⁻¹X)⁻¹ at the estimated variances; NaN where dropped."""
         names = pd.Index(self.frame.x_names)
         return pd.DataFrame(np.array(self.estimates.cov_beta, dtype=np.float64), index=names, columns=names)
-
-    def coef_table(self, ddf: str = "none", level: float = 0.95) -> pd.DataFrame:
-        """Table of the fixed effects.
-
-        Parameters
-        ----------
-        ddf : str
-            Denominator degrees of freedom. ``"none"``: infinitely many, that is, normal tests.
-        level : float
-            Level of the intervals.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``estimate, std_error, df, statistic, p_value, conf_low, conf_high`` by coefficient.
-
-        Examples
-        --------
-        >>> import jaxmixed as jm
-        >>> fit = jm.mixed("Reaction ~ Days + (Days | Subject)", jm.datasets.load("sleepstudy"))
-        >>> fit.coef_table().loc["Days", ["estimate", "std_error", "statistic"]].round(3).tolist()
-        [10.467, 1.546, 6.771]
-        """
-        if ddf not in _DDF:
-            raise DataError(
-                f"ddf is {ddf!r}, which is not available; available: {', '.join(map(repr, _DDF))} (normal"
-                " tests)"
-            )
-        columns = coefficient_table(self.frame, self.estimates, level)
-        return pd.DataFrame(columns, index=pd.Index(self.frame.x_names))
 
     # Random effects
 
@@ -423,39 +393,6 @@ class MixedResults(Replication):
 
     # Derived quantities and comparisons
 
-    def icc(self, kind: Kind = "correlation", level: float = 0.95) -> pd.DataFrame:
-        """Intraclass correlations, with standard errors and limits.
-
-        Parameters
-        ----------
-        kind : str
-            ``"correlation"``: of two observations in one level, as Stata's ``estat icc``; that of an inner
-            grouping contains the variances of the outer ones. ``"share"``: variance of each grouping over the
-            total, also for crossed ones.
-        level : float
-            Level of the intervals, which are symmetric on the logit scale.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``estimate, std_error, conf_low, conf_high``, a row per grouping, the outermost first.
-            With random slopes the values hold where the covariates are zero, as ``attrs["note"]`` says.
-
-        Raises
-        ------
-        DesignError
-            For a linear model, for crossed groupings (correlations), and for random effects without an
-            intercept.
-
-        Examples
-        --------
-        >>> import jaxmixed as jm
-        >>> fit = jm.mixed("wm ~ 1 + (1 | id)", jm.datasets.load("mini_wright"))
-        >>> fit.icc().loc["id"].round(4).tolist()
-        [0.9685, 0.0153, 0.9202, 0.988]
-        """
-        return intraclass_correlation(self.frame, self.estimates, self._inference, kind, level)
-
     def lrtest(
         self,
         other: MixedResults,
@@ -473,7 +410,14 @@ class MixedResults(Replication):
 
     # Tables and plots
 
-    def summary(self, scale: Scale = "variance", level: float = 0.95) -> Summary:
+    def summary(
+        self,
+        scale: Scale = "variance",
+        level: float = 0.95,
+        ddf: str = "none",
+        *,
+        vcov: FixedInference | None = None,
+    ) -> Summary:
         """Printed summary: data, criterion, fixed and random effects, verdicts and notes.
 
         Parameters
@@ -483,6 +427,8 @@ class MixedResults(Replication):
             ``"sd"``.
         level : float
             Level of the intervals.
+        ddf, vcov
+            Degrees of freedom, or robust covariance, of the coefficients; as for `coef_table`.
 
         Returns
         -------
@@ -496,10 +442,20 @@ class MixedResults(Replication):
         >>> print(fit.summary().title)
         Linear mixed model fitted by restricted maximum likelihood (REML)
         """
-        return summarise(self.frame, self.estimates, self._inference, scale, level)
+        fixed = self.fixed_inference(ddf, vcov)
+        return summarise(self.frame, self.estimates, self._inference, fixed, scale, level)
 
-    def tidy(self, level: float = 0.95) -> pd.DataFrame:
+    def tidy(
+        self, level: float = 0.95, ddf: str = "none", *, vcov: FixedInference | None = None
+    ) -> pd.DataFrame:
         """All parameters in one table: coefficients, then variances and covariances.
+
+        Parameters
+        ----------
+        level : float
+            Level of the intervals.
+        ddf, vcov
+            As for `coef_table`.
 
         Returns
         -------
@@ -508,7 +464,8 @@ class MixedResults(Replication):
             ``df``, ``statistic``, ``p_value``, ``conf_low``, ``conf_high``. Variance parameters are named
             ``var(x)`` and ``cov(x, z)`` and have no test.
         """
-        return tidy_table(self.frame, self.estimates, self._inference, level)
+        fixed = self.fixed_inference(ddf, vcov)
+        return tidy_table(self.frame, self.estimates, self._inference, fixed, level)
 
     def glance(self) -> pd.DataFrame:
         """Facts of the fit in one row."""

@@ -24,7 +24,7 @@ v into the first coordinate, ``L v = 1``. A is never inverted and may be singula
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import jax
@@ -34,7 +34,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxmixed._types import AnyArray
-from jaxmixed.linalg import solve_and_logdet
+from jaxmixed.linalg import inverse_and_logdet, solve_and_logdet
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -377,6 +377,52 @@ def relative_covariance(
 ) -> Float[Array, "R R"]:
     """``K = T W T'``: covariance of the root's effects given the data and beta, relative to sigma squared."""
     return times(factors, right_times(W, [T.T for T in factors], shapes), shapes)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def covariance_of_effects(
+    factors: Sequence[Float[Array, "q q"]],
+    covariances: Sequence[Float[Array, "q q"]],
+    gram: Float[Array, "R R"],
+    shapes: Shapes,
+) -> tuple[Float[Array, "R R"], Float[Array, ""]]:
+    r"""``A = (I + G g)^{-1} G`` and ``log|I + g G|``, differentiable in the relative covariances G.
+
+    Computed from their factors, so that only symmetric positive definite matrices are inverted; the
+    derivatives, in any direction of G, singular or not, are
+
+    .. math:: dA = K\, dG\, K' - A\, dg\, A, \qquad d\log|I + g G| = \operatorname{tr}(g K\, dG) +
+        \operatorname{tr}(A\, dg), \qquad K = I - A g.
+
+    Parameters
+    ----------
+    factors : sequence of (q, q) arrays
+        Roots of the covariances at the point where derivatives are taken.
+    covariances : sequence of (q, q) arrays
+    gram : (R, R) array
+    shapes
+        Of the root.
+
+    Returns
+    -------
+    A : (R, R) array
+    logdet : scalar
+    """
+    del covariances  # what they are is known by their factors; only their tangents matter
+    M = transposed_times(factors, right_times(gram, factors, shapes), shapes)
+    W, logdet = inverse_and_logdet(M + jnp.eye(len(M), dtype=M.dtype))
+    return relative_covariance(factors, W, shapes), logdet
+
+
+@covariance_of_effects.defjvp
+def _covariance_of_effects_jvp(shapes, primals, tangents):  # type: ignore[no-untyped-def]
+    factors, covariances, gram = primals
+    _, dG, dg = tangents
+    A, logdet = covariance_of_effects(factors, covariances, gram, shapes)
+    K = jnp.eye(len(A), dtype=A.dtype) - A @ gram
+    dG_K = times(dG, K.T, shapes)  # symmetric dG
+    dA = K @ dG_K - A @ dg @ A
+    return (A, logdet), (dA, jnp.sum(gram * dG_K) + jnp.sum(A * dg))
 
 
 def eliminate_root(

@@ -1,9 +1,4 @@
-"""The tables of a fit: coefficients, variance parameters, and the printed summary.
-
-Statistics of coefficients are z = estimate / standard error with normal tails, as Stata's ``mixed`` and
-statsmodels print them: in small samples they are too optimistic, which a table of t-tests with denominator
-degrees of freedom corrects.
-"""
+"""The tables of a fit: coefficients, variance parameters, and the printed summary."""
 
 from __future__ import annotations
 
@@ -14,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from jaxmixed._distributions import chi2_p_value, normal_p_values, normal_quantile
 from jaxmixed.comparison import linear_model_test
 from jaxmixed.errors import DataError, printable
+from jaxmixed.fixed_inference import FixedInference, JointTest, linear_table
 from jaxmixed.formatting import (
     WIDTH,
     Table,
@@ -106,29 +101,16 @@ def _natural_columns(own: NaturalParameters) -> dict[str, np.ndarray]:
     return {name: column[0] for name, column in zip(columns, values, strict=True)}
 
 
-def coefficient_table(frame: ModelFrame, estimates: Estimates, level: float) -> dict[str, np.ndarray]:
-    """Columns of the table of fixed effects; NaN in the rows of dropped (aliased) coefficients."""
-    half_width = normal_quantile(level)
-    beta = np.asarray(estimates.beta, dtype=np.float64)
-    std_error = np.sqrt(np.diagonal(estimates.cov_beta))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = beta / std_error
-    return {
-        "estimate": beta,
-        "std_error": std_error,
-        "df": np.where(np.isnan(beta), np.nan, np.inf),
-        "statistic": statistic,
-        "p_value": normal_p_values(statistic),
-        "conf_low": beta - half_width * std_error,
-        "conf_high": beta + half_width * std_error,
-    }
+def coefficient_table(fixed: FixedInference, level: float) -> pd.DataFrame:
+    """Table of the fixed effects; NaN in the rows of dropped (aliased) coefficients."""
+    return linear_table(fixed.of_kept, np.eye(len(fixed.names)), level=level, index=fixed.names)
 
 
 def tidy_table(
-    frame: ModelFrame, estimates: Estimates, inference: VarianceInference, level: float
+    frame: ModelFrame, estimates: Estimates, inference: VarianceInference, fixed: FixedInference, level: float
 ) -> pd.DataFrame:
     """Coefficients, then variances and covariances, one parameter to a row."""
-    fixed = coefficient_table(frame, estimates, level)
+    coefficients = coefficient_table(fixed, level)
     random = variance_table(inference, estimates, level)
     num_fixed, num_random = len(frame.x_names), len(random["group"])
     terms = [
@@ -145,29 +127,18 @@ def tidy_table(
         "term": [*frame.x_names, *terms, *(name for _, name in known)],
     }
     shown = [_natural_columns(own) for own in natural if own.names]
-    for name, values in fixed.items():
+    for name in map(str, coefficients.columns):
+        values = coefficients[name].to_numpy()
         own = [table.get(name, np.full(len(table["estimate"]), np.nan)) for table in shown]
         columns[name] = np.concatenate([values, random.get(name, np.full(num_random, np.nan)), *own])
     return pd.DataFrame(columns)
 
 
-def wald_test(frame: ModelFrame, estimates: Estimates) -> tuple[float, int, float] | None:
-    """Wald chi-squared of all coefficients but the intercept, its degrees of freedom and p-value."""
-    tested = (np.asarray(frame.x_assign) != 0) & ~np.isnan(estimates.beta)
-    if not tested.any():
-        return None
-    beta, covariance = estimates.beta[tested], estimates.cov_beta[np.ix_(tested, tested)]
-    # In units of the standard errors, so that columns of very different scales cannot spoil the solution.
-    scale = np.sqrt(np.diagonal(covariance))
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
-        return None
-    correlation, z = covariance / np.outer(scale, scale), beta / scale
-    try:
-        statistic = float(z @ np.linalg.solve(correlation, z))
-    except np.linalg.LinAlgError:
-        return None
-    df = int(tested.sum())
-    return statistic, df, chi2_p_value(statistic, df)
+def overall_test(frame: ModelFrame, fixed: FixedInference) -> JointTest | None:
+    """Test of all coefficients but the intercept; None where there are none, or it has no value."""
+    tested = np.flatnonzero((np.asarray(frame.x_assign) != 0) & fixed.kept)
+    found = fixed.of_kept.joint_test(np.eye(len(fixed.names))[tested])
+    return None if np.isnan(found.p_value) else found
 
 
 def distinct_groups(frame: ModelFrame, estimates: Estimates) -> list[GroupDesign]:
@@ -276,7 +247,12 @@ class Summary:
 
 
 def summarise(
-    frame: ModelFrame, estimates: Estimates, inference: VarianceInference, scale: Scale, level: float
+    frame: ModelFrame,
+    estimates: Estimates,
+    inference: VarianceInference,
+    fixed: FixedInference,
+    scale: Scale,
+    level: float,
 ) -> Summary:
     """Summary of a fit; ``scale`` chooses what the table of random effects puts first."""
     if scale not in ("variance", "sd"):
@@ -284,16 +260,18 @@ def summarise(
             f"scale is {scale!r}; summary() shows the random effects on the scale 'variance' or 'sd'"
         )
     kind = "Linear mixed model" if estimates.terms else "Linear model"
-    fixed = _fixed_table(frame, estimates, level)
     random = variance_table(inference, estimates, level)
     tables = [_group_table(frame, estimates)] if estimates.terms else []
-    tables += [fixed, _random_table(frame, estimates, inference, random, scale, level)]
+    tables += [
+        _fixed_table(frame, fixed, level),
+        _random_table(frame, estimates, inference, random, scale, level),
+    ]
     test = linear_model_test(estimates)
     return Summary(
         title=f"{kind} fitted by {_METHODS[estimates.method]}",
         warnings=verdicts(estimates),
         formula=printable(frame.formula.text),
-        facts=(_data_facts(frame, estimates), _likelihood_facts(estimates)),
+        facts=(_data_facts(frame, estimates, fixed), _likelihood_facts(estimates)),
         tables=tuple(tables),
         footer=(
             ()
@@ -324,17 +302,31 @@ def verdicts(estimates: Estimates) -> tuple[str, ...]:
     return tuple(printable(text) for text in messages)
 
 
-def _data_facts(frame: ModelFrame, estimates: Estimates) -> tuple[tuple[str, str], ...]:
+def _data_facts(
+    frame: ModelFrame, estimates: Estimates, fixed: FixedInference
+) -> tuple[tuple[str, str], ...]:
     found = estimates.diagnostics
     facts = [("Observations", count(estimates.nobs)), ("Rows dropped", count(frame.n_dropped))]
     facts.append(("Parameters", str(estimates.num_params)))
-    test = wald_test(frame, estimates)
-    if test is not None:
-        facts.append((f"Wald chi2({test[1]})", f"{test[0]:.2f}"))
-        facts.append(("Prob > chi2", p_number(test[2])))
+    facts += _test_facts(overall_test(frame, fixed), fixed)
     steps = f"yes, {counted(found.iterations, 'iteration')}" if found.iterations else "yes"
     facts.append(("Converged", steps if found.converged else "NO"))
     return tuple(facts)
+
+
+def _test_facts(test: JointTest | None, fixed: FixedInference) -> list[tuple[str, str]]:
+    """The test of all coefficients, and the degrees of freedom of each as Stata heads its tables."""
+    if test is None:
+        return []
+    if np.isinf(test.den_df):
+        statistic = f"{test.num_df * test.statistic:.2f}"
+        return [(f"Wald chi2({test.num_df})", statistic), ("Prob > chi2", p_number(test.p_value))]
+    df = fixed.of_kept.df(np.eye(len(fixed.names))[fixed.kept])
+    return [
+        (f"F({test.num_df}, {test.den_df:.2f})", f"{test.statistic:.2f}"),
+        ("Prob > F", p_number(test.p_value)),
+        ("DF: min, avg, max", ", ".join(f"{value:.2f}" for value in (df.min(), df.mean(), df.max()))),
+    ]
 
 
 def _likelihood_facts(estimates: Estimates) -> tuple[tuple[str, str], ...]:
@@ -369,27 +361,24 @@ def _interval_header(level: float) -> tuple[str, str]:
     return f"[{100 * level:.12g}% conf.", "interval]"
 
 
-def _fixed_table(frame: ModelFrame, estimates: Estimates, level: float) -> Table:
-    columns = coefficient_table(frame, estimates, level)
+def _fixed_table(frame: ModelFrame, fixed: FixedInference, level: float) -> Table:
+    columns = coefficient_table(fixed, level)
+    with_df = not np.isinf(columns["df"]).any()
     rows = []
-    for j, name in enumerate(frame.x_names):
-        value = {key: column[j] for key, column in columns.items()}
+    for name, value in zip(frame.x_names, columns.to_dict("records"), strict=True):
         if np.isnan(value["estimate"]):
-            rows.append((printable(name), "dropped", "", "", "", "", ""))
+            rows.append((printable(name), "dropped", *[""] * (6 if with_df else 5)))
             continue
-        estimate, std_error = number(value["estimate"]), number(value["std_error"])
-        limits = number(value["conf_low"]), number(value["conf_high"])
-        z = "." if np.isnan(value["statistic"]) else f"{value['statistic']:.2f}"
-        rows.append((printable(name), estimate, std_error, z, p_number(value["p_value"]), *limits))
-    header = (
-        printable(frame.response_name),
-        "Estimate",
-        "Std. error",
-        "z",
-        "P>|z|",
-        *_interval_header(level),
-    )
-    return Table("Fixed effects", header, tuple(rows))
+        cells = [printable(name), number(value["estimate"]), number(value["std_error"])]
+        if with_df:
+            cells.append(f"{value['df']:.2f}")
+        cells.append("." if np.isnan(value["statistic"]) else f"{value['statistic']:.2f}")
+        cells += [p_number(value["p_value"]), number(value["conf_low"]), number(value["conf_high"])]
+        rows.append(tuple(cells))
+    tests = ("df", "t", "P>|t|") if with_df else ("z", "P>|z|")
+    header = (printable(frame.response_name), "Estimate", "Std. error", *tests, *_interval_header(level))
+    title = "Fixed effects" if fixed.title == "" else f"Fixed effects ({fixed.title})"
+    return Table(title, header, tuple(rows))
 
 
 def _random_table(

@@ -28,6 +28,21 @@ ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
     "cos": np.cos,
     "tan": np.tan,
 }
+SLOPES: dict[str, Callable[..., np.ndarray]] = {
+    "log": np.reciprocal,
+    "log2": lambda x: 1 / (np.log(2.0) * x),
+    "log10": lambda x: 1 / (np.log(10.0) * x),
+    "log1p": lambda x: 1 / (1 + x),
+    "exp": np.exp,
+    "expm1": np.exp,
+    "sqrt": lambda x: 0.5 / np.sqrt(x),
+    "abs": np.sign,
+    "sin": np.cos,
+    "cos": lambda x: -np.sin(x),
+    "tan": lambda x: 1 / np.cos(x) ** 2,
+}
+"""Derivatives of the elementwise functions; that of ``abs`` at zero is 0, the mean of its two sides."""
+
 STATEFUL = frozenset({"scale", "center", "poly", "bs", "ns"})
 _MAX_DEGREE = 50
 
@@ -37,6 +52,10 @@ class State(Protocol):
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Values of the transform: (n,) for one unnamed column, (n, k) for numbered columns."""
+        ...
+
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        """Their derivatives in x, in the same shape."""
         ...
 
 
@@ -51,6 +70,10 @@ class Affine:
         """Centred, scaled values."""
         centred = x - self.shift
         return centred if self.divisor == 1.0 else centred / self.divisor
+
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        """One over the divisor."""
+        return np.full_like(x, 1 / self.divisor)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +97,20 @@ class OrthogonalPolynomial:
             out[:, degree] = current
         return out
 
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        """Derivatives, by the recurrence differentiated."""
+        scaled, values = (x - self.shift) / self.unit, self.apply(x)
+        out = np.empty_like(values)
+        value = np.full_like(scaled, 1 / np.sqrt(self.norm[0]))
+        before, current = np.zeros_like(scaled), np.zeros_like(scaled)
+        beta = np.sqrt(self.norm[1:] / self.norm[:-1])
+        for degree, alpha in enumerate(self.alpha):
+            last = beta[degree - 1] if degree else 0.0
+            slope = ((scaled - alpha) * current + value - last * before) / beta[degree]
+            before, current, value = current, slope, values[:, degree]
+            out[:, degree] = current
+        return out / self.unit
+
 
 @dataclass(frozen=True, slots=True)
 class RawPolynomial:
@@ -84,6 +121,11 @@ class RawPolynomial:
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Powers of x."""
         return x[:, None] ** np.arange(1.0, self.degree + 1.0)
+
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        """Powers one lower, times their exponents."""
+        exponents = np.arange(1.0, self.degree + 1.0)
+        return exponents * x[:, None] ** (exponents - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +138,10 @@ class BSpline:
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Basis functions without the first one, which the intercept replaces."""
         return _splines(self.knots, self.degree, x)[:, 1:]
+
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        """Derivatives of the basis functions."""
+        return _splines(self.knots, self.degree, x, derivative=1)[:, 1:]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,6 +160,11 @@ class NaturalSpline:
                 slope = _splines(self.knots, 3, np.array([edge]), derivative=1)
                 basis[outside] += np.outer(x[outside] - edge, slope)
         return basis[:, 1:] @ self.constraint
+
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        """Derivatives of the basis functions, constant beyond the boundary."""
+        inside = np.clip(x, self.knots[0], self.knots[-1])
+        return _splines(self.knots, 3, inside, derivative=1)[:, 1:] @ self.constraint
 
 
 def fit_transform(name: str, label: str, x: np.ndarray, options: Mapping[str, float | bool]) -> State:

@@ -18,6 +18,17 @@ lanes.FUSED_PROGRAM.options.update(LIKE_FITS)  # type: ignore[arg-type]  # half 
 gc.disable()  # while tests are collected
 
 
+SAME_FITS = {"test_lmer_cases.py": "stored cases", "test_inference_cases.py": "stored cases"}
+"""Files whose tests ask for the same fits."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a file has fitted and compiled, or several that ask for the same, stays with one worker."""
+    for item in items:
+        group = SAME_FITS.get(item.path.name, str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_collection_finish() -> None:
     """Modules and thousands of tests stay to the end: the garbage collector need not look at them again."""
     gc.collect()

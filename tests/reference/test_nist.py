@@ -185,3 +185,16 @@ def test_the_boundary_is_reached_exactly_and_flagged(run: tuple[str, str, str]) 
     assert np.all(np.asarray(fit.theta) == 0.0)
     assert (fit.ranef()["g"] == 0.0).all(axis=None)
     assert (fit.ranef_se(beta="known")["g"] == 0.0).all(axis=None)
+
+
+@pytest.mark.parametrize("run", INTERIOR, ids="-".join)
+def test_degrees_of_freedom_of_the_mean(run: tuple[str, str, str]) -> None:
+    """In a balanced one-way layout the variance of the mean is a chi-squared with I - 1 (REML) or I (ML)."""
+    fit, _ = fit_of(*run)
+    reml = run[2] == "reml"
+    expected, digits = str(fit.ngroups["g"] - reml), required(run[0]).group_variance - 1
+    assert correct_digits(fit.coef_table("satterthwaite")["df"].iloc[0], expected) >= digits
+    if reml:
+        table = fit.coef_table("kenward-roger")
+        assert correct_digits(table["df"].iloc[0], expected) >= digits
+        assert correct_digits(table["std_error"].iloc[0], exact(run)["se_beta"]) >= digits

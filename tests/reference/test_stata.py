@@ -85,6 +85,15 @@ def test_mini_wright_by_restricted_maximum_likelihood() -> None:
     assert_printed(jm.lrtest(linear, fit).statistic, "46.96")
 
 
+def test_mini_wright_by_kenward_and_roger() -> None:
+    row = mini_wright("reml")[0].coef_table("kenward-roger").loc["(Intercept)"]
+    assert_printed(row["df"], "16.00")
+    assert_printed(row["std_error"], "26.99")
+    assert_printed(row["statistic"], "16.82")
+    assert_printed(row["conf_low"], "396.69")
+    assert_printed(row["conf_high"], "511.13")
+
+
 def test_mini_wright_intraclass_correlation() -> None:
     fit, _ = mini_wright("reml")
     row = fit.icc().loc["id"]

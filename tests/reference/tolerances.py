@@ -120,3 +120,25 @@ def lr_statistic(reference: float, *logliks: float) -> float:
 def p_value(reference: float) -> float:
     """P values: relative, or absolute where nobody would look at the digits."""
     return max(2e-2 * reference, 1e-6)
+
+
+DF = 1e-2
+"""Degrees of freedom: relative."""
+
+GATE_DF = 1e-5
+"""What is left of the difference between exact derivatives and good differences."""
+
+STATISTIC = 1e-3
+"""t and F: relative."""
+
+P_VALUE, P_FLOOR = 2e-2, 1e-6
+"""Relative, or absolute."""
+
+GATE_ROBUST = 1e-8
+"""Cluster-robust standard errors (relative) and covariances (to the product of two of them)."""
+
+GATE_R2 = 1e-6
+"""R-squared and shares of variance, absolute: what optima of different optimisers leave (1e-3 is stated)."""
+
+GATE_PROFILE = 1e-3
+"""Limits of profile intervals, relative to their width: what lme4's interpolation leaves (README)."""

@@ -393,8 +393,8 @@ def test_conf_int_of_a_fit_makes_the_bootstrap() -> None:
     pd.testing.assert_frame_equal(limits, parametric().conf_int(0.9, "basic"))
     assert limits.attrs["seed"] == 7
     assert list(model.conf_int(0.9).index) == ["(Intercept)", "Days"]
-    with pytest.raises(jm.DataError, match=r"'profile'.*'wald' or 'boot'"):
-        model.conf_int(method="profile")
+    with pytest.raises(jm.DataError, match=r"'exact'.*'wald', 'profile'.*'boot'"):
+        model.conf_int(method="exact")
     with pytest.raises(jm.DataError, match="method='boot'"):
         model.conf_int(interval="bca")
     with pytest.raises(jm.DataError, match="interval is 'exact'"):

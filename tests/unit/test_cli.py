@@ -20,6 +20,7 @@ import pytest
 import jaxmixed as jm
 from jaxmixed import cli, files
 from jaxmixed.files import load_data
+from jaxmixed.testing import TITLES
 from tests.support.fits import sleepstudy
 
 FORMULA = "Reaction ~ Days + (Days | Subject)"
@@ -55,6 +56,22 @@ def test_a_fit_prints_the_summary(run: Run) -> None:
     status, out, err = run("fit", "sleepstudy", FORMULA)
     assert (status, err) == (0, "")
     assert out == f"{sleepstudy().summary()}\n"
+
+
+def test_tests_have_the_degrees_of_freedom_asked_for(run: Run) -> None:
+    status, out, _ = run("fit", "sleepstudy", FORMULA, "--ddf", "kenward-roger", "--csv", "table.csv")
+    assert status == 0
+    assert out == f"{sleepstudy().summary(ddf='kenward-roger')}\n"
+    assert pd.read_csv("table.csv")["df"][:2].round(8).tolist() == [17.0, 17.0]
+    status, out, _ = run("fit", "sleepstudy", FORMULA, "--ddf", "kenward-roger", "--json")
+    assert json.loads(out)["coefficients"][1]["df"] == pytest.approx(17)
+    status, _, err = run("fit", "sleepstudy", FORMULA, "--ddf", "kenward-roger", "--method", "ml")
+    assert status == 1
+    assert "one for REML fits" in err
+
+
+def test_the_command_line_knows_every_method() -> None:
+    assert tuple(TITLES) == cli.DDF
 
 
 def test_options_reach_the_model(run: Run) -> None:
@@ -108,6 +125,7 @@ def test_json_is_strictly_valid_and_complete(run: Run) -> None:
         "formula",
         "method",
         "level",
+        "ddf",
         "fit",
         "groups",
         "coefficients",

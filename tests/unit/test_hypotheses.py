@@ -23,6 +23,8 @@ from jaxmixed.hypotheses import (
     nested_hypothesis,
     wald,
 )
+from jaxmixed.resampling import refitter_of
+from tests.support.fits import aliased, sleepstudy
 
 
 def frame(formula: str = "y ~ f * x + (1 | g)", covariates: str = "") -> ModelFrame:
@@ -113,6 +115,31 @@ def test_a_variance_has_the_mixture_and_rounding_is_no_evidence() -> None:
     fewer: Any = SimpleNamespace(llf=llf, num_params=np.array([3, 3, 3]))
     found = likelihood_ratio(Evidence(many, fewer, None), Hypothesis("v", (), None, 1))  # type: ignore[arg-type]
     np.testing.assert_allclose(found, [0.5 * stats.chi2.sf(6, 1), 1.0, 1.0])
+
+
+@pytest.mark.parametrize(("kind", "ddf"), [("satterthwaite",) * 2, ("kenward-roger",) * 2])
+@pytest.mark.parametrize("test", ["Days", ["(Intercept)", "Days"]])
+def test_small_sample_tests_are_those_of_each_fit(kind: str, ddf: str, test: Any) -> None:
+    fit = sleepstudy()
+    Y = np.array(fit.simulate(4, seed=6), dtype=float)
+    Y[:40, 3] *= 1.5
+    hypothesis = coefficients_hypothesis(fit.frame, test, KINDS[kind])
+    found = KINDS[kind].p_values(Evidence(refitter_of(fit).fit(Y), None, fit.state), hypothesis)
+    L = np.eye(2)[list(hypothesis.columns)]
+    for model in range(4):
+        expected = fit.refit(Y[:, model]).fixed_inference(ddf).joint_test(L)
+        assert found[model] == pytest.approx(expected.p_value, rel=1e-6)
+
+
+def test_small_sample_tests_leave_out_what_was_not_fitted_and_what_is_aliased() -> None:
+    fit = aliased()
+    Y = np.array(fit.simulate(2, seed=1), dtype=float)
+    Y[:, 1] = 3.0
+    hypothesis = coefficients_hypothesis(fit.frame, "Days", KINDS["satterthwaite"])
+    for kind in ("satterthwaite", "kenward-roger"):
+        found = KINDS[kind].p_values(Evidence(refitter_of(fit).fit(Y), None, fit.state), hypothesis)
+        assert 0 < found[0] < 1
+        assert np.isnan(found[1])
 
 
 def test_a_further_test_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ from scipy.optimize import minimize
 
 import jaxmixed as jm
 from jaxmixed import kernels
-from jaxmixed.comparison import _is_special_case
 from jaxmixed.covariance import covariance_structure
 from jaxmixed.errors import ConvergenceWarning, DesignError, FormulaError, SingularFitWarning
 from jaxmixed.model import covariance_of, structures_of
+from jaxmixed.nesting import _is_special_case
 from jaxmixed.precision import double_precision
 from jaxmixed.programs import Program
 from jaxmixed.results import MixedResults

@@ -396,7 +396,8 @@ def test_a_left_side_beside_responses_is_refused_with_the_formula_to_write(formu
     [
         ({"block": 0}, jm.DataError, "block=0"),
         ({"block": 2.5}, jm.DataError, "block=2.5"),
-        ({"ddf": "satterthwaite"}, jm.DataError, "ddf is 'satterthwaite'"),
+        ({"ddf": "kenward"}, jm.DataError, "ddf is 'kenward'.*'satterthwaite'"),
+        ({"ddf": "residual", "out": "x.parquet"}, jm.DataError, "writes estimates and no tests"),
         ({"method": "mle"}, jm.DesignError, "method='mle'"),
         ({"max_iterations": 0}, jm.DesignError, "max_iterations=0"),
         ({"covariance": "ar1"}, jm.FormulaError, "'ar1' is not known"),

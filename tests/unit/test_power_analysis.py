@@ -330,10 +330,24 @@ def test_crossed_designs_and_variances_of_their_terms() -> None:
 # Refusals
 
 
+def test_with_six_groups_small_sample_tests_hold_the_level_and_the_wald_test_does_not() -> None:
+    """The difference of two means of three groups has a t distribution with 4 degrees of freedom."""
+    study = jm.study({"school": 6}, size=8, between={"treatment": ["no", "yes"]})
+    null = {"beta": [0.0, 0.0], "random": {"school": 4.0}, "sigma": 1.0}
+    rejected = {}
+    for kind in ("wald", "satterthwaite", "kenward-roger"):
+        n = 200 if kind == "kenward-roger" else 2000
+        table = jm.power("y ~ treatment + (1 | school)", study, null, kind=kind, n=n, seed=3).table
+        rejected[kind] = float(table["power"].iloc[0])
+        expected = 2 * stats.t.sf(stats.norm.isf(0.025), 4) if kind == "wald" else 0.05
+        assert abs(rejected[kind] - expected) <= 4 * np.sqrt(expected * (1 - expected) / n), kind
+    assert rejected["wald"] > 0.1
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"kind": "t"}, jm.DataError, r"kind='t' is no test; choose one of 'wald', 'lr'"),
+        ({"kind": "t"}, jm.DataError, r"kind='t' is no test; choose one of 'wald', 'satterthwaite'"),
         ({"alpha": 0}, jm.DataError, "alpha is 0; give a number between 0 and 1"),
         ({"alpha": True}, jm.DataError, "alpha is True"),
         ({"level": 95}, jm.DataError, "level is 95"),
@@ -342,6 +356,7 @@ def test_crossed_designs_and_variances_of_their_terms() -> None:
         ({"seed": -1}, jm.DataError, "seed must be a non-negative integer"),
         ({"method": "REML"}, jm.DesignError, "choose 'reml' or 'ml'"),
         ({"kind": "lr", "method": "reml"}, jm.DesignError, 'say method="ml"'),
+        ({"kind": "kenward-roger", "method": "ml"}, jm.DesignError, "defined for REML fits"),
         ({"test": "treat"}, jm.DataError, r"no fixed effect 'treat'; choose coefficients .*'treatment'"),
         ({"test": []}, jm.DataError, r"test=\[\] must be a coefficient"),
         ({"test": 3}, jm.DataError, "test=3 must be a coefficient"),

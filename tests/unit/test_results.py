@@ -67,11 +67,6 @@ def test_the_coefficient_table_has_the_columns_of_the_contract() -> None:
     assert (table.dtypes == np.float64).all()
 
 
-def test_degrees_of_freedom_that_are_not_available_are_refused_by_name() -> None:
-    with pytest.raises(jm.DataError, match="'satterthwaite', which is not available; available: 'none'"):
-        sleepstudy().coef_table(ddf="satterthwaite")
-
-
 def test_facts_of_the_fit_follow_their_formulas() -> None:
     found = sleepstudy()
     assert (found.nobs, found.n_dropped, found.ngroups, found.df_resid) == (180, 0, {"Subject": 18}, 178)
