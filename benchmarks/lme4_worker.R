@@ -8,7 +8,11 @@
 #   fresh <tab> FIRST <tab> LIMIT     lmer() of them; all answer "refitted <seconds> <count> <theta of each>"
 #   boot <tab> COUNT <tab> SEED <tab> CORES <tab> NAME   bootMer() with percentile intervals; answers
 #                                     "booted <seconds> <limits of the coefficient NAME>"
-# Seconds are of lmer() alone (of the loop, for many); MB is the memory that the first fit added at its peak. What
+#   satterthwaite                standard errors and degrees of freedom of all coefficients by lmerTest,
+#   kenward                      by pbkrtest, or
+#   robust <tab> CLUSTER         by clubSandwich, CR2; all answer "tested <seconds> <MB> <errors> <df>"
+#   profile                      confint() by profiles; answers "profiled <seconds> <lower> <upper limits>"
+# Seconds are of lmer() alone (of the loop, for many; of the tests); MB is the memory that the first fit added at its peak. What
 # fails answers "error <message>". fresh and boot do without those derivatives.
 suppressPackageStartupMessages(library(lme4))
 input <- file("stdin", open = "r")
@@ -98,10 +102,49 @@ boot <- function(parts) {
   paste(c("booted", seconds, format(limits[, parts[5]], digits = 17)), collapse = " ")
 }
 
+tested <- function(table) {
+  p <- length(fixef(base()))
+  forget_peak()
+  start <- megabytes("VmRSS")
+  began <- Sys.time()
+  found <- table(base(), p)
+  seconds <- as.numeric(difftime(Sys.time(), began, units = "secs"))
+  numbers <- c(seconds, megabytes("VmHWM") - start, unlist(found))
+  paste(c("tested", vapply(numbers, format, "", digits = 17)), collapse = " ")
+}
+
+satterthwaite <- function(fit, p) {
+  table <- quietly(summary(lmerTest::as_lmerModLmerTest(fit))$coefficients)
+  list(table[, "Std. Error"], table[, "df"])
+}
+
+kenward <- function(fit, p) {
+  adjusted <- pbkrtest::vcovAdj(fit)
+  plain <- vcov(fit)
+  list(sqrt(diag(as.matrix(adjusted))), apply(diag(p), 1, pbkrtest::Lb_ddf, V0 = plain, Vadj = adjusted))
+}
+
+robust <- function(parts) {
+  tested(function(fit, p) {
+    covariance <- clubSandwich::vcovCR(fit, cluster = data[[parts[2]]], type = "CR2")
+    table <- clubSandwich::coef_test(fit, vcov = covariance, test = "Satterthwaite")
+    list(table$SE, table$df_Satt)
+  })
+}
+
+by_profile <- function() {
+  fit <- base()
+  began <- proc.time()[[3]]
+  limits <- quietly(confint(fit, method = "profile", quiet = TRUE))
+  seconds <- proc.time()[[3]] - began
+  paste(c("profiled", seconds, vapply(limits, format, "", digits = 17)), collapse = " ")
+}
+
 requests <- list(
   load = load, fit = function(parts) fit(), responses = read_responses, boot = boot,
   refit = function(parts) one_by_one(parts, refit_one), bare = function(parts) one_by_one(parts, refit_bare),
-  fresh = function(parts) one_by_one(parts, fresh_one)
+  fresh = function(parts) one_by_one(parts, fresh_one), satterthwaite = function(parts) tested(satterthwaite),
+  kenward = function(parts) tested(kenward), robust = robust, profile = function(parts) by_profile()
 )
 
 while (length(line <- readLines(input, n = 1)) > 0) {

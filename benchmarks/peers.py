@@ -201,9 +201,14 @@ PEERS: dict[str, Callable[[Problem | Crossed], Fit]] = {
 
 def lme4_version() -> str:
     """Version of the lme4 that Rscript finds, or an empty string."""
+    return r_version("lme4")
+
+
+def r_version(package: str) -> str:
+    """Version of a package that Rscript finds, or an empty string."""
     if shutil.which("Rscript") is None:
         return ""
-    code = 'cat(as.character(packageVersion("lme4")))'
+    code = f'cat(as.character(packageVersion("{package}")))'
     done = subprocess.run(["Rscript", "--vanilla", "-e", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
 

@@ -20,6 +20,8 @@ TITLES = {
     "many": "Many models",
     "many_stream": "A million responses",
     "derivatives": "Derivatives of a fit",
+    "inference": "Degrees of freedom and intervals",
+    "coverage": "Coverage of intervals and size of tests",
 }
 SLOW = {"large", "crossed"}  # benchmarks that have peers which take minutes
 
