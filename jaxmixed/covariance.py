@@ -255,7 +255,7 @@ class _Linear:
 def _lower_triangle(q: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the lower triangle, column by column."""
     columns, rows = np.triu_indices(q)
-    return rows, columns
+    return rows.astype(np.int32), columns.astype(np.int32)  # the integers of either precision
 
 
 @cache

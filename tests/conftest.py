@@ -22,6 +22,7 @@ SAME_FITS = {"test_lmer_cases.py": "stored cases", "test_inference_cases.py": "s
 """Files whose tests ask for the same fits."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What a file has fitted and compiled, or several that ask for the same, stays with one worker."""
     for item in items:
