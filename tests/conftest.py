@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from jaxmixed import datasets, lanes, search
-from tests.support.compilation import LIKE_FITS, ONE_PART
+from tests.support.compilation import QUICKLY
 
-search.PROGRAM.options.update(ONE_PART)  # type: ignore[arg-type]  # and of all programs with the usual options
-lanes.FUSED_PROGRAM.options.update(LIKE_FITS)  # type: ignore[arg-type]  # half the work; test_lanes has the other
+# Of all programs with the usual options. Tests run them for milliseconds and compile them for seconds.
+search.PROGRAM.options.update(QUICKLY)  # type: ignore[arg-type]
+lanes.FUSED_PROGRAM.options.update(QUICKLY)  # type: ignore[arg-type]  # test_lanes has what users run
 
 gc.disable()  # while tests are collected
 
