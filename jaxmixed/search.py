@@ -272,6 +272,7 @@ def search(run: Runner, starts: np.ndarray) -> Optimum:
     """
     found = _from_starts(run, starts)
     _leave_saddles(run, found)
+    _leave_zeros(run, found)
     _make_canonical(run, found)
     return found
 
@@ -287,8 +288,8 @@ def _from_starts(run: Runner, starts: np.ndarray) -> Optimum:
         other = run(every, others)
         better = other.is_stationary & ~(other.value >= best.value - SNAP_COST)
         best.put(every[better], other.take(better))
-    equal = np.concatenate([term.covariance.initial() for term in run.terms])
-    for others in (*(factor * starts for factor in RESTARTS), np.broadcast_to(equal, starts.shape)):
+    equal = np.broadcast_to(_equal_variances(run.terms), starts.shape)
+    for others in (*(factor * starts for factor in RESTARTS), equal):
         failed = np.flatnonzero(~best.is_stationary)
         if not failed.size:
             break
@@ -296,6 +297,11 @@ def _from_starts(run: Runner, starts: np.ndarray) -> Optimum:
         better = ~np.isfinite(best.value[failed]) | (other.value < best.value[failed])
         best.put(failed[better], other.take(better))
     return best
+
+
+def _equal_variances(terms: Sequence[Term]) -> np.ndarray:
+    """Parameters (k,) of variances equal to sigma's."""
+    return np.concatenate([term.covariance.initial() for term in terms])
 
 
 def further_starts(terms: Sequence[Term], starts: np.ndarray) -> list[np.ndarray]:
@@ -326,6 +332,30 @@ def _leave_saddles(run: Runner, found: Optimum) -> None:
         lower = better.value < found.value[at] - 1e-10
         at = at[lower]
         found.put(at, better.take(lower))
+
+
+def _leave_zeros(run: Runner, found: Optimum) -> None:
+    """Search once more from variances equal to sigma's where some were found to be zero.
+
+    A restricted likelihood may have a maximum at zero and a higher one inside, when few groups of very
+    different sizes disagree (Henn & Hodges 2014, International Statistical Review 82, 90-105), and the
+    moments cannot tell.
+    """
+    _, snapped = _canonical_points(run.terms, found.x)
+    zero = (snapped == 0) & even_parameters(run.terms)
+    starts, equal, start = found.x.copy(), _equal_variances(run.terms), 0
+    for term in run.terms:
+        own = slice(start, start + term.covariance.num_params)
+        starts[:, own] = np.where(zero[:, own].any(axis=1, keepdims=True), equal[own], starts[:, own])
+        start = own.stop
+    at = np.flatnonzero(zero.any(axis=1) & found.is_stationary)
+    if not at.size:
+        return
+    other = run(at, starts[at])
+    better = other.is_stationary & (other.value < found.value[at] - SNAP_COST)
+    found.put(at[better], other.take(better))
+    if better.any():
+        _leave_saddles(run, found)
 
 
 def _make_canonical(run: Runner, found: Optimum) -> None:

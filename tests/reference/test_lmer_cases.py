@@ -90,7 +90,9 @@ def test_the_fit_converges_and_warns_exactly_when_it_should(fitted: Fitted) -> N
 
 @cases()
 def test_few_evaluations_of_the_likelihood_are_enough(fitted: Fitted) -> None:
-    assert 0 < fitted.fit.diagnostics.evaluations <= MOST_EVALUATIONS
+    # A variance of zero is found twice: another maximum might be higher.
+    searches = 2 if fitted.fit.is_singular else 1
+    assert 0 < fitted.fit.diagnostics.evaluations <= searches * MOST_EVALUATIONS
 
 
 @cases()

@@ -168,6 +168,36 @@ def test_no_point_of_a_grid_is_better_than_the_estimate(seed, method):
 # Correlations of +-1 and lower ranks
 
 
+def restricted(data: pd.DataFrame, ratio: float) -> float:
+    """REML criterion of one-way data at a ratio of the variances, sigma profiled out."""
+    groups = data.groupby("g")["y"]
+    n, means = groups.size().to_numpy(float), groups.mean().to_numpy()
+    weights = n / (1 + n * ratio)
+    mean = np.average(means, weights=weights)
+    within = data["y"] - groups.transform("mean")
+    rss, df = within @ within + weights @ (means - mean) ** 2, len(data) - 1
+    constants = np.log1p(n * ratio).sum() + np.log(weights.sum())
+    return float(constants + df * (1 + np.log(2 * np.pi * rss / df)))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "outliers"),
+    [([22, 113], [4.9, -0.6, -4.5]), ([40, 60], [5.0, -4.5]), ([30, 40, 50], [4.5, -4.5, 4.0])],
+)
+def test_the_lower_of_two_minima_is_found_although_the_other_is_at_zero(sizes, outliers):
+    # Large groups with equal means, whose moments say zero, and some groups of a single, distant row.
+    rng = np.random.default_rng(1)
+    large = [values - values.mean() for values in (rng.normal(size=size) for size in sizes)]
+    y = np.concatenate([outliers, *large])
+    g = np.repeat(np.arange(len(outliers) + len(sizes)), [1] * len(outliers) + sizes)
+    data = pd.DataFrame({"y": y, "g": g})
+    grid = [restricted(data, ratio) for ratio in np.append(0.0, np.geomspace(1e-4, 1e3, 500))]
+    assert grid[0] < grid[1]  # zero is a minimum too
+    fit = jm.mixed("y ~ 1 + (1 | g)", data)
+    assert fit.deviance <= min(grid) < grid[0] - 10
+    assert fit.deviance == pytest.approx(restricted(data, fit.theta[0] ** 2), abs=1e-8)
+
+
 def perfectly_correlated(sign: float, seed: int) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     g = np.repeat(np.arange(32), 10)

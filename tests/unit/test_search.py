@@ -115,7 +115,24 @@ def test_a_minimum_at_zero_is_exactly_zero() -> None:
     run = Quartics(np.array([1.0, -1.0]))
     found = search(run, starts(0.5, 0.5))
     assert found.x[:, 0].tolist() == [0.0, 1.0]
-    assert run.calls[1] == ([0], [0.0])
+    assert run.calls[1:] == [([0], [1.0]), ([0], [0.0])]  # from elsewhere, then compared with zero
+
+
+class Wells(Quartics):
+    """Beside the minimum at zero a lower one at 3, where runs end that start beyond 0.7."""
+
+    def __call__(self, models: np.ndarray, starts: np.ndarray) -> Optimum:
+        found = super().__call__(models, starts)
+        far = starts[:, 0] > 0.7
+        found.x[far], found.value[far], found.gradient[far] = 3.0, -5.0, 0.0
+        return found
+
+
+def test_a_minimum_at_zero_is_left_for_a_lower_one_elsewhere() -> None:
+    run = Wells(np.array([1.0]))
+    found = search(run, starts(0.5))
+    assert (found.x[0, 0], found.value[0]) == (3.0, -5.0)
+    assert run.calls == [([0], [0.5]), ([0], [1.0])]
 
 
 def test_a_minimum_beside_zero_is_not() -> None:
