@@ -43,12 +43,14 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed._distributions import f_p_value
+from jaxmixed.basis import row_blocks
 from jaxmixed.contrasts import FactorCoding, contrast_matrix
 from jaxmixed.denominators import FixedDf, wald_f
 from jaxmixed.encoding import EffectsCoding
 from jaxmixed.errors import DataError, printable
 from jaxmixed.fixed_inference import FixedInference, independent_rows
 from jaxmixed.formatting import NotedFrame
+from jaxmixed.linalg import independent_columns, qr_triangle, stacked_qr_triangle
 from jaxmixed.terms import FUNCTIONS, Call, Expr, Number
 
 if TYPE_CHECKING:
@@ -59,7 +61,6 @@ COLUMNS = ("sum_sq", "mean_sq", "num_df", "den_df", "statistic", "p_value")
 _NAMES = {1: "Type I", 2: "Type II", 3: "Type III"}
 _DEPENDENT = 1e-7
 """A column whose part outside the span of earlier ones is smaller than this share of it depends on them."""
-_BLOCK = 100_000
 _ZERO = 1e-10
 
 
@@ -80,20 +81,19 @@ def anova_table(frame: ModelFrame, inference: FixedInference, sigma: float, type
     parts = [_NAMES[number], inference.title] if inference.title else [_NAMES[number]]
     if inference.ddf == "none":
         parts.append("statistic: chi-squared over num_df")
-    incomplete = _incomplete_terms(frame, inference)
+    incomplete = _incomplete_terms(frame.term_labels, assign, inference.kept)
     if incomplete:
         parts.append(f"columns of {', '.join(incomplete)} were dropped (empty cells?): read with care")
     table.attrs["note"] = "; ".join(parts)
     return table
 
 
-def _incomplete_terms(frame: ModelFrame, inference: FixedInference) -> list[str]:
+def _incomplete_terms(labels: Sequence[str], assign: np.ndarray, kept: np.ndarray) -> list[str]:
     """Terms of which some columns, but not all, were dropped: their hypotheses compare what there is."""
-    numbers = np.asarray(frame.x_assign)
     return [
         printable(label)
-        for number, label in enumerate(frame.term_labels, 1)
-        if inference.kept[numbers == number].any() and not inference.kept[numbers == number].all()
+        for number, label in enumerate(labels, 1)
+        if kept[assign == number].any() and not kept[assign == number].all()
     ]
 
 
@@ -158,11 +158,7 @@ def triangular_factor(X: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.n
     """
     scale = np.abs(X[:, kept]).max(axis=0)
     scale[scale == 0] = 1.0
-    factor = np.zeros((0, len(kept)))
-    for start in range(0, len(X), _BLOCK):
-        block = X[start : start + _BLOCK][:, kept] / scale
-        factor = np.asarray(np.linalg.qr(np.vstack([factor, block]), mode="r"))
-    return factor, scale
+    return stacked_qr_triangle(X[rows][:, kept] / scale for rows in row_blocks(len(X))), scale
 
 
 def _containing(coding: EffectsCoding, factors: Mapping[str, FactorCoding]) -> list[tuple[int, ...]]:
@@ -182,7 +178,7 @@ def _containing(coding: EffectsCoding, factors: Mapping[str, FactorCoding]) -> l
 def _sequential(factor: np.ndarray, scale: np.ndarray, rank: np.ndarray, own: np.ndarray) -> np.ndarray:
     """Hypotheses (c, r) of some columns, each adjusted for those before it in the order of the ranks."""
     order = np.argsort(rank, kind="stable")
-    R = np.linalg.qr(factor[:, order], mode="r") if rank.any() else factor
+    R = qr_triangle(factor[:, order]) if rank.any() else factor
     rows = R[own[order]] / np.diagonal(R)[own[order]][:, None]
     L = np.zeros_like(rows)
     L[:, order] = rows
@@ -225,7 +221,8 @@ def _type3(
     C[:, np.abs(factor @ C).max(axis=0) <= _ZERO * size.max(axis=0)] = 0.0
     treatment = np.concatenate([one.treatment for one in maps])
     candidates = np.flatnonzero(treatment)
-    chosen = candidates[_first_independent(factor @ C[:, candidates])]
+    columns = factor @ C[:, candidates]
+    chosen = candidates[independent_columns(columns, _DEPENDENT * np.linalg.norm(columns, axis=0))]
     of_term = np.concatenate([np.full(len(one.treatment), one.term) for one in maps])[chosen]
     to_treatment = np.linalg.inv(C[:, chosen])
     C = to_treatment @ C
@@ -236,20 +233,6 @@ def _type3(
         rows[:, above] -= np.linalg.lstsq(C[above].T, C[own].T)[0].T
         found.append(rows @ to_treatment)
     return found
-
-
-def _first_independent(columns: np.ndarray) -> np.ndarray:
-    """Positions of columns that do not depend on those before them."""
-    basis = np.zeros((columns.shape[0], 0))
-    chosen = []
-    for position, column in enumerate(columns.T):
-        rest = column - basis @ (basis.T @ column)
-        rest -= basis @ (basis.T @ rest)
-        length = np.sqrt(rest @ rest)
-        if length > _DEPENDENT * np.sqrt(column @ column):
-            basis = np.column_stack([basis, rest / length])
-            chosen.append(position)
-    return np.array(chosen, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmixed.errors import DesignError
-from jaxmixed.linalg import qr_triangle
+from jaxmixed.linalg import independent_columns, qr_triangle, stacked_qr_triangle
 
 BLOCK_ROWS = 1 << 15
 """Rows visited at a time: a block of a few columns stays in the processor's cache."""
@@ -114,29 +114,7 @@ def _triangular_factor(X: np.ndarray, shift: np.ndarray, weights: np.ndarray | N
             unit = products / np.outer(sizes, sizes)
             if np.linalg.eigvalsh(unit).min(initial=1.0) > WELL_CONDITIONED:
                 return np.linalg.cholesky(unit).T * sizes
-    factors = [qr_triangle(block) for block in _centred_blocks(X, shift, weights)]
-    return factors[0] if len(factors) == 1 else qr_triangle(np.concatenate(factors))
-
-
-def _independent_columns(R: np.ndarray, floors: np.ndarray) -> np.ndarray:
-    """Columns of a triangular factor that are not combinations of earlier ones.
-
-    Orthogonalised in the user's order rather than by pivoting, so that the later column is always the one
-    dropped.
-    """
-    if R.shape[0] == R.shape[1] and (np.abs(np.diagonal(R)) > floors).all():
-        return np.arange(R.shape[1])
-    kept: list[int] = []
-    Q = np.zeros((R.shape[0], 0))
-    for j in range(R.shape[1]):
-        column = R[:, j]
-        for _ in range(2):
-            column = column - Q @ (Q.T @ column)
-        size = np.sqrt(column @ column)
-        if size > floors[j]:
-            kept.append(j)
-            Q = np.column_stack([Q, column / size])
-    return np.array(kept, dtype=int)
+    return stacked_qr_triangle(_centred_blocks(X, shift, weights))
 
 
 def _condition(R: np.ndarray) -> float:
@@ -150,7 +128,14 @@ def _power_of_two(size: float) -> float:
     return float(np.ldexp(1.0, int(np.round(np.log2(size)))))
 
 
-def _constant_column(X: np.ndarray) -> int | None:
+def constant_column(X: np.ndarray) -> int | None:
+    """Position of the first column of one value throughout, not zero.
+
+    Examples
+    --------
+    >>> constant_column(np.array([[0.0, 2.0], [0.0, 2.0]]))
+    1
+    """
     for j in range(X.shape[1]):
         if X[0, j] != 0 and X[-1, j] == X[0, j] and (X[:, j] == X[0, j]).all():
             return j
@@ -196,14 +181,16 @@ def column_basis(X: np.ndarray, weights: np.ndarray | None) -> ColumnBasis:
     array([0, 1])
     """
     n, p_full = X.shape
-    constant = _constant_column(X)
+    constant = constant_column(X)
     shift = np.zeros(p_full)
     if constant is not None:
         shift = np.mean(X, axis=0)
         shift[constant] = 0.0
     R = _triangular_factor(X, shift, weights)
     rounding = np.finfo(float).eps * 8 * np.sqrt(n) * np.abs(shift)
-    keep = _independent_columns(R, np.maximum(RANK_TOLERANCE * np.sqrt((R * R).sum(axis=0)), rounding))
+    floors = np.maximum(RANK_TOLERANCE * np.sqrt((R * R).sum(axis=0)), rounding)
+    regular = len(R) == p_full and (np.abs(np.diagonal(R)) > floors).all()
+    keep = np.arange(p_full) if regular else independent_columns(R, floors)
     aliased: tuple[int, ...] = ()
     if len(keep) < p_full:
         aliased = tuple(np.setdiff1d(np.arange(p_full), keep).tolist())
@@ -259,7 +246,7 @@ def fixed_basis(y: np.ndarray, X: np.ndarray, weights: np.ndarray | None) -> tup
             f"The model has {p} linearly independent fixed-effect columns but only {n} complete rows: "
             "no residual variance can be estimated. Use fewer fixed effects or more data."
         )
-    constant = _constant_column(X)
+    constant = constant_column(X)
     mean = float(np.mean(y)) if constant is not None else 0.0
     residual = y - mean
     centred_size = float(np.sqrt(residual @ residual / n))

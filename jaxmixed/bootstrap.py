@@ -27,16 +27,19 @@ from jaxmixed import intervals, resampling
 from jaxmixed._distributions import normal_quantile
 from jaxmixed.draws import check_seed
 from jaxmixed.errors import ConvergenceWarning, DataError, printable, user_level
+from jaxmixed.fitted import Fitted
 from jaxmixed.formatting import Table, counted, number, wrapped
-from jaxmixed.inference import (
-    VarianceInference,
-    VarianceParameters,
-    natural_parameters,
-    variance_inference,
-)
+from jaxmixed.inference import VarianceParameters
 from jaxmixed.many_estimates import REASONS, ManyEstimates
-from jaxmixed.parameter_values import Parameters, all_values, parameters_of, scaled_errors, variance_errors
-from jaxmixed.resampling import Fitted, by_designs, by_responses, fit_all
+from jaxmixed.parameter_values import (
+    Parameters,
+    all_values,
+    estimated_values,
+    parameters_of,
+    scaled_errors,
+    variance_errors,
+)
+from jaxmixed.resampling import by_designs, by_responses, fit_all
 
 BootstrapKind = Literal["parametric", "residual", "cluster", "case"]
 Interval = Literal["percentile", "bca", "studentized", "basic", "normal"]
@@ -145,15 +148,9 @@ class Bootstrap:
         return VarianceParameters.of(self.fit.estimates)
 
     @cached_property
-    def _inference(self) -> VarianceInference:
-        return variance_inference(self._variances)
-
-    @cached_property
     def _estimates(self) -> np.ndarray:
         """Estimates of the fit, (P,)."""
-        found = self._inference.model(0)
-        own = [natural.estimate[0] for natural in natural_parameters(self._variances)]
-        return np.concatenate([self.fit.estimates.beta, found.sd_corr, found.values, *own])
+        return estimated_values(self.fit.estimates)
 
     def _frame(self, *kinds: str) -> pd.DataFrame:
         places = self.parameters.places(*kinds)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmixed.chi_bar_square import ChiBarSquare, chi_bar_square
-from jaxmixed.covariance import STRUCTURES, Covariance
+from jaxmixed.covariance import STRUCTURES, Covariance, lower_triangle
 from jaxmixed.denominators import expected_information
 from jaxmixed.errors import DesignError, printable
-from jaxmixed.nesting import Containment, Fit, Nesting
+from jaxmixed.fitted import Fitted
+from jaxmixed.nesting import Containment, Nesting
 from jaxmixed.variation import Direction, metric, vary
 
 SPANNED = 1e-7
@@ -60,7 +61,7 @@ def _unstructured(inside: np.ndarray) -> _Block:
         singular[: len(found)] = found
     spanned = int(np.count_nonzero(singular > SPANNED * max(singular.max(), np.finfo(float).tiny)))
     P = np.concatenate([basis[:, spanned:], basis[:, :spanned]], axis=1)
-    columns, rows = np.triu_indices(q)
+    rows, columns = lower_triangle(q)
     r = q - spanned
     is_tested = rows < r
     products = _symmetric_products(rows, columns, P)
@@ -75,7 +76,7 @@ def _by_parameter(covariance: Covariance, inside: np.ndarray) -> _Block:
     return _Block(E[~known], E[known], (1,) * int(np.count_nonzero(~known)))
 
 
-def _places(large: Fit, position: int, contained: tuple[Containment, ...]) -> list[np.ndarray]:
+def _places(large: Fitted, position: int, contained: tuple[Containment, ...]) -> list[np.ndarray]:
     """For each contained set of effects, the standardised effects of the larger term that they are."""
     frame_index = large.estimates.terms[position].frame_index
     Z = np.asarray(large.frame.groups[frame_index].Z)
@@ -87,7 +88,7 @@ def _places(large: Fit, position: int, contained: tuple[Containment, ...]) -> li
     ]
 
 
-def _scale_of(fit: Fit, position: int) -> float:
+def _scale_of(fit: Fitted, position: int) -> float:
     """Mean diagonal element of the relationship matrix of a term's levels."""
     related = fit.frame.groups[fit.estimates.terms[position].frame_index].relationship
     if related is None:
@@ -95,7 +96,9 @@ def _scale_of(fit: Fit, position: int) -> float:
     return float(np.mean(np.diagonal(related.matrix)[: related.recorded]))
 
 
-def _factor(small: Fit, large: Fit, parts: list[Containment], places: list[np.ndarray], q: int) -> np.ndarray:
+def _factor(
+    small: Fitted, large: Fitted, parts: list[Containment], places: list[np.ndarray], q: int
+) -> np.ndarray:
     """Relative factor (q, q) that the smaller model's estimates give the larger model's standardised term."""
     columns = [np.zeros((q, 0))]
     for part, place in zip(parts, places, strict=True):
@@ -111,7 +114,7 @@ def _factor(small: Fit, large: Fit, parts: list[Containment], places: list[np.nd
 
 
 def _term_block(
-    small: Fit, large: Fit, position: int, contained: tuple[Containment, ...]
+    small: Fitted, large: Fitted, position: int, contained: tuple[Containment, ...]
 ) -> tuple[_Block, np.ndarray]:
     """Directions of a term of the larger model, and its factor at the smaller one."""
     covariance = large.estimates.terms[position].covariance
@@ -136,7 +139,7 @@ def _term_block(
 
 
 def _information(
-    large: Fit, factors: list[np.ndarray], directions: list[Direction], tested: np.ndarray
+    large: Fitted, factors: list[np.ndarray], directions: list[Direction], tested: np.ndarray
 ) -> np.ndarray:
     """Expected information of tested directions, that of all other variance parameters projected out.
 
@@ -163,7 +166,7 @@ def _information(
 
 
 def boundary_distribution(
-    small: Fit, large: Fit, nesting: Nesting, df: int, seed: int = 0
+    small: Fitted, large: Fitted, nesting: Nesting, df: int, seed: int = 0
 ) -> ChiBarSquare | None:
     """Large-sample distribution of a likelihood ratio that sets variances to zero.
 

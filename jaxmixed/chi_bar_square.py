@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmixed._distributions import chi2_p_values
+from jaxmixed.covariance import lower_triangle
 
 DRAWS = 20_000
 """Directions of z over which the distribution is averaged where it has no closed form."""
@@ -161,15 +162,9 @@ class _Cone:
         return nearest
 
 
-def _triangle(r: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the lower triangle, column by column."""
-    columns, rows = np.triu_indices(r)
-    return rows, columns
-
-
 def _nearest_semidefinite(c: np.ndarray, r: int) -> np.ndarray:
     """Positive parts of matrices of which the triangles are given, off-diagonal elements times root two."""
-    rows, columns = _triangle(r)
+    rows, columns = lower_triangle(r)
     if r == 2:  # in closed form: eigenvalues are mean +- radius
         mean, half, off = (c[:, 0] + c[:, 2]) / 2, (c[:, 0] - c[:, 2]) / 2, c[:, 1] / math.sqrt(2)
         radius = np.hypot(half, off)
@@ -189,7 +184,7 @@ def _balanced(information: np.ndarray, orders: tuple[int, ...]) -> tuple[np.ndar
     """Information in units of the effects in which that of every variance is one, and the cone there."""
     factors, start = [], 0
     for r in orders:
-        rows, columns = _triangle(r)
+        rows, columns = lower_triangle(r)
         stop = start + len(rows)
         size = np.sqrt(np.diagonal(information)[start:stop][rows == columns]) ** 0.5
         factors.append(size[rows] * size[columns] * np.where(rows == columns, 1.0, math.sqrt(2)))

@@ -28,7 +28,8 @@ DDF = ("none", "satterthwaite", "kenward-roger", "residual", "between-within", "
 
 _SPINNER_AFTER = 0.5
 _SPINNER = "|/-\\"
-_PLOT_FORMATS = (".png", ".pdf", ".svg")
+_FORMATS = {"plot": (".png", ".pdf", ".svg"), "report": (".html", ".htm")}
+_LIBRARIES = {"plot": ("matplotlib",), "report": ("jinja2", "matplotlib")}
 _STRUCTURES = ("unstructured", "independent", "identity", "exchangeable")
 _FIT_EPILOG = """\
 DATA is a bundled data set (see: jaxmixed datasets) or a file: .csv, .tsv, .txt (comma, semicolon or tab; also
@@ -165,6 +166,9 @@ def _add_fit_arguments(fit: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--plot", metavar="FILE", help="caterpillar plot of the random effects (.png, .pdf, .svg)"
     )
+    fit.add_argument(
+        "--report", metavar="FILE", help="everything about the fit as one page, with diagnostics (.html)"
+    )
     fit.add_argument("--force", action="store_true", help="overwrite files")
     fit.add_argument("--quiet", action="store_true", help="print no table")
     fit.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -253,7 +257,12 @@ def _fit(arguments: argparse.Namespace) -> None:
 
 def _outputs(arguments: argparse.Namespace) -> dict[str, Path]:
     """Files to write, checked before the work is done."""
-    named = {"json": arguments.json, "csv": arguments.csv, "plot": arguments.plot}
+    named = {
+        "json": arguments.json,
+        "csv": arguments.csv,
+        "plot": arguments.plot,
+        "report": arguments.report,
+    }
     paths = {
         option: Path(name)
         for option, name in named.items()
@@ -269,15 +278,16 @@ def _outputs(arguments: argparse.Namespace) -> dict[str, Path]:
             raise _UsageError(f"--{option}: there is no directory {str(path.parent)!r}")
         if path.exists() and path.resolve() == Path(arguments.data).resolve():
             raise _UsageError(f"--{option} would overwrite the data {str(path)!r}")
-        if option == "plot" and path.suffix.lower() not in _PLOT_FORMATS:
-            raise _UsageError(
-                f"--plot writes {', '.join(_PLOT_FORMATS)} files, not"
-                f" {path.suffix or 'files without an ending'!r}"
-            )
+        formats = _FORMATS.get(option, ())
+        if formats and path.suffix.lower() not in formats:
+            ending = path.suffix or "files without an ending"
+            raise _UsageError(f"--{option} writes {', '.join(formats)} files, not {ending!r}")
         if path.exists() and not arguments.force:
             raise _UsageError(f"{str(path)!r} exists; add --force to overwrite it")
-    if "plot" in paths and importlib.util.find_spec("matplotlib") is None:
-        raise _UsageError("--plot needs matplotlib: pip install 'jaxmixed[plot]'")
+    for option, libraries in _LIBRARIES.items():
+        for library in libraries if option in paths else ():
+            if importlib.util.find_spec(library) is None:
+                raise _UsageError(f"--{option} needs {library}: pip install 'jaxmixed[{option}]'")
     return paths
 
 
@@ -361,8 +371,13 @@ def _write_plot(result: Any, path: Path, arguments: argparse.Namespace) -> None:
     _package("plots").save_caterpillar(result, path, arguments.level)
 
 
+def _write_report(result: Any, path: Path, arguments: argparse.Namespace) -> None:
+    result.report(path, level=arguments.level, ddf=arguments.ddf, overwrite=arguments.force)
+
+
 _WRITERS: dict[str, Callable[[Any, Path, argparse.Namespace], None]] = {
     "json": _write_json,
     "csv": _write_csv,
     "plot": _write_plot,
+    "report": _write_report,
 }

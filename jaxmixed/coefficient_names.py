@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from jaxmixed._tokens import Token, error
 from jaxmixed.encoding import INTERCEPT
-from jaxmixed.errors import DataError, FormulaError, printable
+from jaxmixed.errors import DataError, FormulaError, listed, printable
 
 if TYPE_CHECKING:
     from jaxmixed.frame import ModelFrame
 
 _STATA_INTERCEPT = "_cons"
-_MOST_LISTED = 12
 _NUMBER = re.compile(r"\.?[0-9]")
 _OPERATORS = frozenset("+-*/=,<>")
-
-
-def listed_names(names: Sequence[str]) -> str:
-    """The first names, quoted, for a message.
-
-    Examples
-    --------
-    >>> listed_names(("x", "z"))
-    "'x', 'z'"
-    """
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return ", ".join(repr(printable(name)) for name in names[:_MOST_LISTED]) + more
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +97,8 @@ class Coefficients:
         if close:
             return f"; did you mean {' or '.join(repr(printable(other)) for other in close)}?"
         several = [label for label in self.terms if label not in self.exact]
-        terms = f"; terms {listed_names(several)}" if several else ""
-        return f"; the model has {listed_names(self.names)}{terms}" if self.names else "; the model has none"
+        terms = f"; terms {listed(several)}" if several else ""
+        return f"; the model has {listed(self.names)}{terms}" if self.names else "; the model has none"
 
 
 def _shared_name(name: str) -> str:

@@ -25,9 +25,10 @@ from jaxmixed._distributions import chi2_p_value
 from jaxmixed.boundary import boundary_distribution
 from jaxmixed.draws import check_seed
 from jaxmixed.errors import ConvergenceWarning, DataError, DesignError, printable, user_level
+from jaxmixed.fitted import Fitted
 from jaxmixed.formatting import counted, p_phrase, wrapped
 from jaxmixed.model_table import ModelTable, model_rows
-from jaxmixed.nesting import Fit, Nesting, nesting_of, same_columns
+from jaxmixed.nesting import Nesting, nesting_of, same_columns
 from jaxmixed.nulls import NullDistribution, likelihood_ratios, simulated_null
 from jaxmixed.resampling import labels_of
 
@@ -135,8 +136,8 @@ class _Refitted:
 
 @overload
 def lrtest(
-    a: Fit,
-    b: Fit,
+    a: Fitted,
+    b: Fitted,
     *,
     mixture: bool = False,
     simulate: int | None = None,
@@ -147,11 +148,11 @@ def lrtest(
 ) -> LikelihoodRatioTest: ...
 @overload
 def lrtest(
-    a: Fit,
-    b: Fit,
-    c: Fit,
+    a: Fitted,
+    b: Fitted,
+    c: Fitted,
     /,
-    *more: Fit,
+    *more: Fitted,
     mixture: bool = False,
     simulate: int | None = None,
     seed: int | None = None,
@@ -160,9 +161,9 @@ def lrtest(
     progress: bool | None = None,
 ) -> pd.DataFrame: ...
 def lrtest(
-    a: Fit,
-    b: Fit,
-    *more: Fit,
+    a: Fitted,
+    b: Fitted,
+    *more: Fitted,
     mixture: bool = False,
     simulate: int | None = None,
     seed: int | None = None,
@@ -245,7 +246,7 @@ def lrtest(
     return _comparison(fits, order, list(tests), note)
 
 
-def _require_nested(small: Fit, large: Fit) -> Nesting:
+def _require_nested(small: Fitted, large: Fitted) -> Nesting:
     """How one model is a special case of the other.
 
     Raises
@@ -284,7 +285,9 @@ def _joined(*notes: str) -> str:
     return " ".join([*said[:1], *(note[0].upper() + note[1:] for note in said[1:])])
 
 
-def _test(small: Fit, large: Fit, nesting: Nesting, mixture: bool, seed: int = 0) -> LikelihoodRatioTest:
+def _test(
+    small: Fitted, large: Fitted, nesting: Nesting, mixture: bool, seed: int = 0
+) -> LikelihoodRatioTest:
     statistic = _statistic(small.estimates.llf, large.estimates.llf)
     df = large.estimates.num_params - small.estimates.num_params
     p_value, distribution, weights, note = chi2_p_value(statistic, df), f"chi2({df})", None, ""
@@ -308,7 +311,7 @@ def _test(small: Fit, large: Fit, nesting: Nesting, mixture: bool, seed: int = 0
     )
 
 
-def _conservative(large: Fit, nesting: Nesting, df: int, df_random: int) -> str:
+def _conservative(large: Fitted, nesting: Nesting, df: int, df_random: int) -> str:
     """What to know of a chi-squared distribution beside the one that takes boundaries into account."""
     if any(term.covariance.natural_names for term in large.estimates.terms) and df_random > 1:
         return UNDETERMINED
@@ -341,7 +344,7 @@ def _mixture_note(mixed: ChiBarSquare, error: float, seed: int) -> str:
     return f"{note}, by {draws}; the p-value has a Monte-Carlo standard error of {error:.2g}."
 
 
-def compare(*fits: Fit, mixture: bool = False) -> pd.DataFrame:
+def compare(*fits: Fitted, mixture: bool = False) -> pd.DataFrame:
     """Table of fits to the same data, from the fewest parameters to the most.
 
     Parameters
@@ -388,7 +391,7 @@ def compare(*fits: Fit, mixture: bool = False) -> pd.DataFrame:
 
 
 def _comparison(
-    fits: Sequence[Fit], order: list[int], tests: list[LikelihoodRatioTest | None], note: str
+    fits: Sequence[Fitted], order: list[int], tests: list[LikelihoodRatioTest | None], note: str
 ) -> pd.DataFrame:
     """Rows of models, each but the first with its test against the row above."""
     table = model_rows([fits[i] for i in order])
@@ -421,7 +424,7 @@ def _require_fits(fits: tuple[Any, ...]) -> None:
             raise DataError(f"a comparison needs results of mixed(), not {type(fit).__name__}")
 
 
-def _require_same_data(a: Fit, b: Fit) -> None:
+def _require_same_data(a: Fitted, b: Fitted) -> None:
     one, two = a.frame, b.frame
     hint = "fit both models to the same rows, e.g. after dropping rows with missing values of all variables"
     if len(one.y) != len(two.y):
@@ -449,7 +452,7 @@ def _both_zero(first: np.ndarray | None, second: np.ndarray | None) -> bool:
     return all(values is None or not values.any() for values in (first, second))
 
 
-def _comparable(fits: Sequence[Fit]) -> tuple[Sequence[Fit], str]:
+def _comparable(fits: Sequence[Fitted]) -> tuple[Sequence[Fitted], str]:
     """Fits to the same data by one criterion, and a note if they had to be fitted anew for that.
 
     Raises
@@ -472,7 +475,7 @@ def _comparable(fits: Sequence[Fit]) -> tuple[Sequence[Fit], str]:
     return refitted, _joined(REFITTED, problem)
 
 
-def _by_ml(fit: Fit) -> _Refitted:
+def _by_ml(fit: Fitted) -> _Refitted:
     """The same model fitted by maximum likelihood to the same reduced data."""
     found = fitting.fit(
         fit.state,
@@ -484,7 +487,7 @@ def _by_ml(fit: Fit) -> _Refitted:
     return _Refitted(fit.frame, found, fit.state)
 
 
-def _require_same_method(a: Fit, b: Fit) -> None:
+def _require_same_method(a: Fitted, b: Fitted) -> None:
     one, two = a.estimates.method, b.estimates.method
     if one != two:
         raise DataError(
@@ -493,12 +496,12 @@ def _require_same_method(a: Fit, b: Fit) -> None:
         )
 
 
-def require_same_criterion(a: Fit, b: Fit) -> None:
+def require_same_criterion(a: Fitted, b: Fitted) -> None:
     """Refuse fits whose likelihoods are not of one kind, where they cannot be fitted anew.
 
     Parameters
     ----------
-    a, b : Fit
+    a, b : Fitted
 
     Raises
     ------

@@ -9,14 +9,13 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from jaxmixed.errors import DataError, DesignError, FormulaError
+from jaxmixed.errors import DataError, DesignError, FormulaError, listed
 from jaxmixed.grouping import factorize, level_labels
 from jaxmixed.ingest import DataColumn
 from jaxmixed.terms import CONTRASTS, Call, Expr, Number, Text
 
 _MAX_POLY_LEVELS = 95
 _POLY_SUFFIXES = (".L", ".Q", ".C")
-_MAX_LISTED = 10
 
 
 def contrast_name(name: object) -> str:
@@ -249,9 +248,3 @@ def known_codes(column: DataColumn, kept: np.ndarray | None, coding: FactorCodin
                 f"it was fitted with {listed(coding.labels)}"
             )
     return positions[codes]
-
-
-def listed(values: Sequence[object]) -> str:
-    """The first ten values, quoted, for a message."""
-    more = f" and {len(values) - _MAX_LISTED} more" if len(values) > _MAX_LISTED else ""
-    return ", ".join(repr(value) for value in values[:_MAX_LISTED]) + more

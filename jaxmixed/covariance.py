@@ -252,8 +252,15 @@ class _Linear:
 
 
 @cache
-def _lower_triangle(q: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the lower triangle, column by column."""
+def lower_triangle(q: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the lower triangle of a q x q matrix, column by column.
+
+    Examples
+    --------
+    >>> rows, columns = lower_triangle(2)
+    >>> rows.tolist(), columns.tolist()
+    ([0, 1, 1], [0, 0, 1])
+    """
     columns, rows = np.triu_indices(q)
     return rows.astype(np.int32), columns.astype(np.int32)  # the integers of either precision
 
@@ -295,7 +302,7 @@ def _crossproduct(factor: SameArray) -> SameArray:
 def semidefinite_cholesky(
     G: Float[SameArray, "*m q q"], tolerance: float = PIVOT_TOLERANCE, floor: float = 0.0
 ) -> Float[SameArray, "*m q q"]:
-    """Lower Cholesky factor of a positive *semi*definite matrix, its columns exactly zero where a pivot is.
+    """Lower Cholesky factor of a positive semidefinite matrix, its columns exactly zero where a pivot is.
 
     Parameters
     ----------
@@ -365,7 +372,7 @@ class Unstructured(_Linear):
     coordinates = "any"
 
     def _positions(self) -> tuple[np.ndarray, np.ndarray]:
-        return _lower_triangle(self.q)
+        return lower_triangle(self.q)
 
     def basis(self) -> np.ndarray:
         rows, columns = self._positions()

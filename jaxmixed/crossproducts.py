@@ -307,18 +307,64 @@ def level_bases(terms: tuple[Term, ...], by_term: Sequence[ColumnBasis], levels:
     ]
 
 
-def _visit_rows(
-    building: _Pass,
+class Block(NamedTuple):
+    """Rows of some finest groups, each group's together, in the coordinates of the statistics.
+
+    Attributes
+    ----------
+    rows : slice or (b,) int array
+        Which rows; in their own order where there are no groups.
+    first, last : int
+        Entries of the finest level that they fill.
+    starts : (last - first,) int array
+        Where each of these begins within the block.
+    entries : list of (b,) int arrays
+        For each level of the chain, the entry of each row.
+    Z : (b, q) array
+        Random-effects columns of the finest level; no columns where there are no groups.
+    rest : (b, c) array
+        Those of the coarser levels, X and the response.
+    """
+
+    rows: slice | np.ndarray
+    first: int
+    last: int
+    starts: np.ndarray
+    entries: list[np.ndarray]
+    Z: np.ndarray
+    rest: np.ndarray
+
+
+def group_blocks(
     groupings: Sequence[Grouping],
-    positions: list[np.ndarray],
-    by_level: list[ColumnBasis],
+    positions: Sequence[np.ndarray],
+    by_level: Sequence[ColumnBasis],
     X: np.ndarray,
     fixed: FixedBasis,
     residual: np.ndarray,
     weights: np.ndarray | None,
-    linking: RootPass | None,
-) -> None:
-    """Pass over the rows, a block of whole groups at a time."""
+) -> Iterator[Block]:
+    """Visit all rows, a block of whole finest groups at a time; premultiplied by the weights' square roots.
+
+    Parameters
+    ----------
+    groupings : sequence of Grouping
+        The nested chain, finest first.
+    positions : sequence of (m,) int arrays
+        Entry of each of their groups, from :func:`chain_positions`.
+    by_level : sequence of ColumnBasis
+        Coordinates of their columns.
+    X : (n, p) array
+    fixed : FixedBasis
+    residual : (n,) array
+        From :func:`jaxmixed.basis.fixed_basis`.
+    weights : (n,) array or None
+
+    Yields
+    ------
+    Block
+        Its `rest` is a fresh array, which may be changed.
+    """
     n = len(residual)
     entries = [
         position[grouping.codes] if len(groupings) > 1 else grouping.codes
@@ -336,13 +382,9 @@ def _visit_rows(
             root_weights = np.sqrt(weights[rows])[:, None]
             columns = [column * root_weights for column in columns]
         rest = np.concatenate(columns[1:] if groupings else columns, axis=1)
-        if groupings:
-            own = building.add_groups(first, last, columns[0], rest, starts[first:last] - low)
-            if linking is not None:
-                linking.add(rows, entries[0][rows], own, rest)
-        elif linking is not None:
-            linking.add_ungrouped(rows, rest)
-        building.add_within(rest, [entry[rows] for entry in entries[1:]])
+        Z = columns[0] if groupings else rest[:, :0]
+        own = [entry[rows] for entry in entries]
+        yield Block(rows, int(first), int(last), starts[first:last] - low, own, Z, rest)
 
 
 def reduce_rows(
@@ -402,7 +444,14 @@ def reduce_rows(
     building = _Pass(groupings, len(fixed.columns.keep) + 1)
     chain = by_level[: len(groupings)]
     linking = RootPass(root, by_level[len(groupings) :], weights, building.r) if root else None
-    _visit_rows(building, groupings, positions, chain, X, fixed, residual, weights, linking)
+    for block in group_blocks(groupings, positions, chain, X, fixed, residual, weights):
+        if groupings:
+            own = building.add_groups(block.first, block.last, block.Z, block.rest, block.starts)
+            if linking is not None:
+                linking.add(block.rows, block.entries[0], own, block.rest)
+        elif linking is not None:
+            linking.add_ungrouped(block.rows, block.rest)
+        building.add_within(block.rest, block.entries[1:])
     del residual
     levels = building.levels(parents)
     levels, dense = (levels, None) if linking is None else linking.finish(levels, X, fixed.columns)

@@ -12,7 +12,7 @@ from jaxmixed.covariance import STRUCTURES
 from jaxmixed.estimates import Diagnostics, TermEstimate
 from jaxmixed.inference import FLAT
 from jaxmixed.linalg import is_positive_definite
-from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, scaled_gradient
+from jaxmixed.search import GRADIENT_TOLERANCE, NEGATIVE, Optimum, scaled_gradient
 from jaxmixed.statistics import Term
 
 ALL_OF_IT = 100.0
@@ -20,6 +20,9 @@ ALL_OF_IT = 100.0
 
 FLAT_CURVATURE = 1e-9
 """Second derivative of the deviance below which a parameter is undetermined: a unit of it changes nothing."""
+
+DEPENDENT = "so the data do not determine its variance"
+"""How the sentence about a term with dependent columns ends."""
 
 OK, STOPPED, NOT_FINITE, NOT_STATIONARY, NOT_A_MINIMUM, UNDETERMINED = range(6)
 
@@ -33,9 +36,23 @@ REASONS = {
 }
 """What is wrong with an optimum, by the code in `Verdicts.reason`."""
 
+_STATUS_PROBLEMS = {
+    optim.ITERATION_LIMIT: "iteration_limit",
+    optim.NO_DESCENT: "no_descent",
+    optim.NOT_FINITE: "not_finite",
+}
+"""What an optimiser's status is called among the problems of a fit."""
+
 _FLAT = (
     "the likelihood is flat along {}: the data do not determine these parameters; simplify the random part"
 )
+
+
+class Problem(NamedTuple):
+    """Something bad about an optimum: what kind it is, as in :class:`jaxmixed.estimates.Diagnostics`."""
+
+    kind: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +82,7 @@ def dependent_columns(label: TermLabel, columns: ColumnBasis) -> str | None:
     names = ", ".join(label.names[j] for j in columns.aliased)
     return (
         f"{label.group}: the random-effects column {names} is zero, or a combination of the columns before "
-        "it (a constant slope, say), so the data do not determine its variance"
+        f"it (a constant slope, say), {DEPENDENT}"
     )
 
 
@@ -117,24 +134,58 @@ def is_determined(found: Optimum) -> np.ndarray:
     return np.maximum(1.0, found.x**2) * curvature >= FLAT_CURVATURE
 
 
+_INWARDS = "a variance is zero or a correlation +-1 though the deviance falls inwards from there: no minimum"
+
+
 def _curvature(
     gradient: np.ndarray, hessian: np.ndarray, names: list[str]
-) -> tuple[np.ndarray, float, str | None]:
+) -> tuple[np.ndarray, float, Problem | None]:
     """Eigenvalues of the unit-diagonal Hessian, Newton decrement, and what is wrong with the curvature."""
     if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
-        return np.full(len(gradient), np.nan), np.nan, "the derivatives of the deviance are not finite"
+        broken = Problem("not_finite", "the derivatives of the deviance are not finite")
+        return np.full(len(gradient), np.nan), np.nan, broken
     scale = np.sqrt(np.abs(np.diagonal(hessian)))
     scale[scale == 0] = 1.0
     eigenvalues, vectors = np.linalg.eigh(hessian / np.outer(scale, scale))
     decrement = 0.5 * np.sum((vectors.T @ (gradient / scale)) ** 2 / np.maximum(np.abs(eigenvalues), FLAT))
     weak = np.abs(vectors[:, 0])
     direction = ", ".join(names[i] for i in np.argsort(-weak)[:3] if weak[i] > 0.2)
-    problem = None
+    problem: Problem | None = None
     if eigenvalues[0] < -10 * FLAT:
-        problem = f"the Hessian is not positive definite: this is not a minimum along {direction}"
+        problem = Problem(
+            "saddle", f"the Hessian is not positive definite: this is not a minimum along {direction}"
+        )
     elif eigenvalues[0] < FLAT:
-        problem = _FLAT.format(direction)
+        problem = Problem("flat", _FLAT.format(direction))
     return eigenvalues, float(decrement), problem
+
+
+def falls_inwards(hessian: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Whether deviances fall from the boundary into the inside, so that they have no minimum there.
+
+    The deviance is even in parameters that are held at zero: their second derivatives are its first
+    derivatives in the (co)variances (:mod:`jaxmixed.optimality`).
+
+    Parameters
+    ----------
+    hessian : (m, k, k) array
+    held : (m, k) bool array
+        Parameters on the boundary.
+
+    Returns
+    -------
+    (m,) bool array
+        False where a Hessian is not finite.
+    """
+    falls = held.any(axis=1) & np.isfinite(hessian).all(axis=(1, 2))
+    at = np.flatnonzero(falls)
+    if at.size:
+        H, own = hessian[at], held[at]
+        rounding = 10 * NEGATIVE * np.maximum(np.abs(H).max(axis=(1, 2)), 1e-3)
+        identity = np.eye(H.shape[1])
+        block = np.where(own[:, :, None] & own[:, None, :], H, identity)
+        falls[at] = ~is_positive_definite(block + rounding[:, None, None] * identity)
+    return falls
 
 
 class Verdicts(NamedTuple):
@@ -173,11 +224,12 @@ def verdicts(found: Optimum, terms: Sequence[Term], dependent: Sequence[bool]) -
     Verdicts
     """
     m, k = found.x.shape
-    free, judged, start = np.zeros((m, k), dtype=bool), np.zeros((m, k), dtype=bool), 0
+    free, judged, held, start = *np.zeros((3, m, k), dtype=bool), 0
     for term, is_dependent in zip(terms, dependent, strict=True):
         own = slice(start, start + term.covariance.num_params)
         free[:, own] = ~term.covariance.on_boundary(found.x[:, own])
         judged[:, own] = free[:, own] & (not is_dependent)
+        held[:, own] = ~free[:, own] & (not is_dependent)
         start = own.stop
     determined = is_determined(found)
     finite = np.isfinite(found.hessian).all(axis=(1, 2)) & np.isfinite(found.gradient).all(axis=1)
@@ -191,7 +243,7 @@ def verdicts(found: Optimum, terms: Sequence[Term], dependent: Sequence[bool]) -
         STOPPED: stopped,
         NOT_FINITE: ~finite,
         NOT_STATIONARY: steep,
-        NOT_A_MINIMUM: smallest < -10 * FLAT,
+        NOT_A_MINIMUM: (smallest < -10 * FLAT) | falls_inwards(found.hessian, held),
         UNDETERMINED: flat | (smallest < FLAT),
     }
     reason = np.select(list(conditions.values()), list(conditions), OK).astype(np.int8)
@@ -243,13 +295,16 @@ def examine(
     Diagnostics
     """
     judged: list[np.ndarray] = []
+    held: list[np.ndarray] = []
     names: list[str] = []
     singular: list[str] = []
     for label, term, basis in zip(labels, terms, columns, strict=True):
         dependent = dependent_columns(label, basis)
         singular += [sentence for sentence in (dependent, singular_direction(label, term)) if sentence]
         # A term whose columns are dependent is flat by construction, which its own sentence says.
-        judged.append(~term.covariance.on_boundary(term.standard) & (dependent is None))
+        on_boundary = term.covariance.on_boundary(term.standard)
+        judged.append(~on_boundary & (dependent is None))
+        held.append(on_boundary & (dependent is None))
         names += [f"{label.group}: {name}" for name in term.covariance.names(label.names)]
     keep = np.concatenate(judged)
     flat = keep & ~is_determined(found)
@@ -261,22 +316,18 @@ def examine(
         kept_names = [name for name, is_kept in zip(names, keep, strict=True) if is_kept]
         eigenvalues, decrement, problem = _curvature(gradient, hessian, kept_names)
     if flat.any() and np.isfinite(found.hessian).all():
-        problem = _FLAT.format(", ".join(name for name, is_flat in zip(names, flat, strict=True) if is_flat))
-    messages = [problem] if problem else []
-    stationary = gradient_norm <= GRADIENT_TOLERANCE
-    if not stationary:
-        messages.append(
-            f"the gradient is not zero at the solution (scaled norm {gradient_norm:.2g}, tolerance "
-            f"{GRADIENT_TOLERANCE:g})"
-        )
-    if found.status == optim.ITERATION_LIMIT or (found.status != optim.CONVERGED and not stationary):
-        messages.insert(0, optim.MESSAGES[int(found.status)])
-    if messages:
+        flat_names = ", ".join(name for name, is_flat in zip(names, flat, strict=True) if is_flat)
+        problem = Problem("flat", _FLAT.format(flat_names))
+    if falls_inwards(found.hessian[None], np.concatenate(held)[None])[0]:
+        problem = Problem("boundary", _INWARDS)
+    problems = _in_order(problem, gradient_norm, int(found.status))
+    if problems:
         pairs = zip(labels, terms, strict=True)
-        messages += [sentence for pair in pairs if (sentence := vanishing_residual(*pair))]
+        sentences = [sentence for pair in pairs if (sentence := vanishing_residual(*pair))]
+        problems += [Problem("vanishing_residual", sentence) for sentence in sentences]
     return Diagnostics(
-        converged=not messages,
-        status=_account(int(found.status), bool(messages)),
+        converged=not problems,
+        status=_account(int(found.status), bool(problems)),
         iterations=max(evaluations - 1, 0),
         evaluations=evaluations,
         gradient_norm=gradient_norm,
@@ -284,10 +335,24 @@ def examine(
         hessian_eigenvalues=eigenvalues,
         singular=bool(singular),
         singular_terms=tuple(singular),
-        messages=tuple(messages),
+        messages=tuple(problem.message for problem in problems),
         rank_deficient=dropped,
         condition_number=condition,
+        problems=tuple(problem.kind for problem in problems),
+        gradient=found.gradient,
     )
+
+
+def _in_order(curvature: Problem | None, gradient_norm: float, status: int) -> list[Problem]:
+    """Why the optimiser stopped, if too early; what is wrong with the curvature, and with the gradient."""
+    problems = [curvature] if curvature else []
+    stationary = gradient_norm <= GRADIENT_TOLERANCE
+    if not stationary:
+        what = f"(scaled norm {gradient_norm:.2g}, tolerance {GRADIENT_TOLERANCE:g})"
+        problems.append(Problem("not_stationary", f"the gradient is not zero at the solution {what}"))
+    if status == optim.ITERATION_LIMIT or (status != optim.CONVERGED and not stationary):
+        problems.insert(0, Problem(_STATUS_PROBLEMS[status], optim.MESSAGES[status]))
+    return problems
 
 
 def _account(status: int, failed: bool) -> str:
@@ -315,4 +380,6 @@ def closed_form(dropped: tuple[str, ...], condition: float) -> Diagnostics:
         messages=(),
         rank_deficient=dropped,
         condition_number=condition,
+        problems=(),
+        gradient=np.zeros(0),
     )

@@ -18,7 +18,10 @@ key                   value
                       the residual last
 ``linear_model_test`` ``statistic, df, p_value, distribution, note``, or null for a linear model
 ``diagnostics``       ``converged, singular, status, messages, iterations, evaluations, gradient_norm,
-                      newton_decrement, hessian_eigenvalues, rank_deficient, condition_number``
+                      newton_decrement, hessian_eigenvalues, rank_deficient, condition_number,
+                      problems, gradient_tolerance, hessian_condition, advice``; ``weakest_direction``:
+                      ``weights`` by parameter, ``std_error, curvature``; ``boundary``: list of ``group,
+                      kind, effects, parameter, estimate, derivative, is_minimum``
 ===================== =======================================================================================
 
 Numbers that do not exist (standard errors on a boundary) are null.
@@ -32,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxmixed.certificate import certificate
 from jaxmixed.comparison import linear_model_test
 
 if TYPE_CHECKING:
@@ -100,6 +104,8 @@ def document(result: MixedResults, level: float = 0.95, ddf: str = "none") -> di
             "hessian_eigenvalues": found.hessian_eigenvalues,
             "rank_deficient": found.rank_deficient,
             "condition_number": found.condition_number,
+            "problems": found.problems,
+            **certificate(result).facts(),
         },
     }
     return {key: _plain(value) for key, value in contents.items()}

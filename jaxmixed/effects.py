@@ -43,19 +43,19 @@ def _times(T: Float[Array, "a q"], batch: Float[Array, "q b m"]) -> Float[Array,
     return jnp.sum(T[:, :, None, None] * batch[None, :, :, :], axis=1)
 
 
-def _given_coarser(
+def given_coarser(
     T: Float[Array, "q q"], level: Level
-) -> tuple[Float[Array, "q q m"], Float[Array, "q q m"]]:
-    """Relative covariance W of an entry's effects given the coarser ones, and L of the matrix ``A = L D``."""
+) -> tuple[Float[Array, "q q m"], Float[Array, "q q m"], Float[Array, " m"]]:
+    """Of an entry given the coarser ones: relative covariance W, L of ``A = L D``, part of log|V|."""
     if level.form == "moments":
-        W = -middle(T, level.root, "moments")[0]
-        return W, W
+        omega, logdet = middle(T, level.root, "moments")
+        return -omega, -omega, logdet
     F = jnp.sum(level.root[:, :, None, :] * T[None, :, :, None], axis=1)
-    inverse, _ = inverse_and_logdet(identity(T.shape[0], T.dtype) + matmul(transpose(F), F))
+    inverse, logdet = inverse_and_logdet(identity(T.shape[0], T.dtype) + matmul(transpose(F), F))
     TM = _times(T, inverse)
     W = jnp.sum(TM[:, :, None, :] * T.T[None, :, :, None], axis=1)
     # T T'R' Omega = T (I + F'F)^{-1} F' (push-through), with F = R T.
-    return W, matmul(TM, transpose(F))
+    return W, matmul(TM, transpose(F)), logdet
 
 
 class _SolvedRoot(NamedTuple):
@@ -68,14 +68,27 @@ class _SolvedRoot(NamedTuple):
     Y: Float[Array, "R_all r"]
 
 
-def _solve(
-    theta: Float[Array, " k"], stats: SufficientStatistics
-) -> tuple[list[Float[Array, "q q"]], tuple[Level, ...], _SolvedRoot | None, Float[Array, "r r"]]:
-    """Factors, levels as eliminated, the root, and the Schur complement."""
-    factors = level_factors(theta, stats)
+class Solved(NamedTuple):
+    """What the elimination leaves for the effects: levels as eliminated, the root, the Schur complement."""
+
+    levels: tuple[Level, ...]
+    root: _SolvedRoot | None
+    schur: Float[Array, "r r"]
+
+
+def solve_levels(factors: list[Float[Array, "q q"]], stats: SufficientStatistics) -> Solved:
+    """Eliminate all effects, and solve for the root's.
+
+    Parameters
+    ----------
+    factors : list of (q, q) arrays
+        Relative factor of each level in the coordinates of the statistics.
+    stats : SufficientStatistics
+        Not compressed: one entry per group.
+    """
     chain = eliminate_chain(factors, stats)
     if stats.root is None:
-        return factors, chain.levels, None, chain.schur
+        return Solved(chain.levels, None, chain.schur)
     above, shapes, bases = factors[len(chain.levels) :], stats.root.shapes, stats.root.bases
     remaining = remaining_root(chain, stats.root)
     M, b = spherical(above, remaining.gram, remaining.cross, shapes)
@@ -83,20 +96,23 @@ def _solve(
     X = W @ b
     K, Y = relative_covariance(above, W, shapes), times(above, X, shapes)
     K = to_levels(to_levels(K, shapes, bases).T, shapes, bases)
-    return factors, chain.levels, _SolvedRoot(K, to_levels(Y, shapes, bases)), chain.schur - b.T @ X
+    return Solved(chain.levels, _SolvedRoot(K, to_levels(Y, shapes, bases)), chain.schur - b.T @ X)
 
 
-def _standard_blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[Array, "q m"], ...]:
-    """Conditional modes of the effects of the standardised columns."""
-    factors, levels, root, schur = _solve(theta, stats)
+def level_modes(
+    factors: list[Float[Array, "q q"]], solved: Solved, stats: SufficientStatistics
+) -> tuple[tuple[Float[Array, "q m"], ...], Float[Array, " p"], Float[Array, "p p"]]:
+    """Conditional modes of every level, beta and its relative covariance, of the response in use."""
+    levels, root, schur = solved
     p = schur.shape[0] - 1
     inverse, _ = inverse_and_logdet(schur[:p, :p])
-    v = jnp.append(-(inverse @ schur[:p, p]), jnp.ones((), schur.dtype))
+    beta = inverse @ schur[:p, p]
+    v = jnp.append(-beta, jnp.ones((), schur.dtype))
     of_root = jnp.zeros(0, v.dtype) if root is None else root.Y @ v
     modes: list[Float[Array, "q m"]] = []
     for T, level in zip(factors[: len(levels)][::-1], levels[::-1], strict=True):
         assert level.cross is not None  # one entry per group: not compressed
-        _, L = _given_coarser(T, level)
+        L = given_coarser(T, level)[1]
         known = [-mode[:, parent] for mode, parent in zip(modes, level.parents, strict=True)]
         w = jnp.concatenate([*known, jnp.broadcast_to(v[:, None], (p + 1, L.shape[-1]))])
         right = jnp.sum(level.cross * w[None], axis=1)
@@ -105,11 +121,19 @@ def _standard_blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tu
             right = right - group_sums(met, level.links, right.shape[-1])
         modes.insert(0, jnp.sum(L * right[None], axis=1))
     if stats.root is not None:
-        modes += [of_root[rows] for rows in _level_rows(stats.root)]
+        modes += [of_root[rows] for rows in root_rows(stats.root)]
+    return tuple(modes), beta, inverse
+
+
+def _standard_blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[Array, "q m"], ...]:
+    """Conditional modes of the effects of the standardised columns."""
+    factors = level_factors(theta, stats)
+    modes, _, _ = level_modes(factors, solve_levels(factors, stats), stats)
     return tuple(mode * stats.scale for mode in modes)
 
 
-def _level_rows(root: Root) -> list[np.ndarray]:
+def root_rows(root: Root) -> list[np.ndarray]:
+    """Where the effects of each of the root's factors stand among the levels' effects, (q, m) each."""
     return level_rows(root.shapes, root.bases, root.gram.shape[0])
 
 
@@ -164,7 +188,7 @@ def _level_covariance(
 ) -> tuple[Float[Array, "q q m"], _Coarser]:
     """Covariance of one level's effects, and of them together with what they depend on."""
     assert level.cross is not None  # one entry per group: not compressed
-    W, L = _given_coarser(T, level)
+    W, L, _ = given_coarser(T, level)
     m, w = W.shape[-1], coarser.joint.shape[0]
     A = matmul(L, level.cross[:, :w])
     joint = coarser.joint
@@ -193,7 +217,7 @@ def _diagonal_blocks(
 ) -> list[Float[Array, "q q m"]]:
     """Blocks of each level of the root's factors, with what related levels leave of one without rows."""
     found = []
-    for T, rows, basis in zip(factors, _level_rows(root), root.bases or (None,) * len(factors), strict=True):
+    for T, rows, basis in zip(factors, root_rows(root), root.bases or (None,) * len(factors), strict=True):
         own = K[rows[:, None], rows[None]]
         found.append(own if basis is None else own + (T @ T.T)[:, :, None] * basis.rest)
     return found
@@ -203,7 +227,8 @@ def _standard_covariance(
     theta: Float[Array, " k"], stats: SufficientStatistics, *, beta: Beta = "known"
 ) -> tuple[Float[Array, "q q m"], ...]:
     """Covariances of the errors of the effects of the standardised columns, relative to sigma squared."""
-    factors, levels, root, schur = _solve(theta, stats)
+    factors = level_factors(theta, stats)
+    levels, root, schur = solve_levels(factors, stats)
     p = schur.shape[0] - 1 if beta == "estimated" else 0
     of_beta = inverse_and_logdet(schur[:p, :p])[0] if p else jnp.zeros((0, 0), schur.dtype)
     of_root, with_beta = None, None
@@ -258,7 +283,7 @@ _BLUP = Program(_standard_blup)
 _BLUP_COVARIANCE = Program(_standard_covariance)
 
 
-def _by_term(per_level: tuple[np.ndarray, ...], reduction: Reduction, axes: int) -> tuple[np.ndarray, ...]:
+def by_term(per_level: tuple[np.ndarray, ...], reduction: Reduction, axes: int) -> tuple[np.ndarray, ...]:
     """Slices of the levels' arrays for each term, groups first and in the user's order."""
     found = []
     for term in reduction.stats.terms:
@@ -287,7 +312,7 @@ def random_effects(state: Reduction, estimates: Estimates) -> tuple[np.ndarray, 
     modes = tuple(
         np.linalg.solve(frame, mode) for frame, mode in zip(state.stats.frames, standard, strict=True)
     )
-    return _by_term(modes, state, 1)
+    return by_term(modes, state, 1)
 
 
 def random_effects_covariance(
@@ -314,4 +339,4 @@ def random_effects_covariance(
         np.einsum("ab,bcm,dc->adm", inverse, value, inverse)
         for inverse, value in zip(inverses, standard, strict=True)
     )
-    return _by_term(covariances, state, 2)
+    return by_term(covariances, state, 2)

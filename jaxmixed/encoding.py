@@ -553,12 +553,30 @@ def encode_random(encoding: Encoding, newdata: Any, k: int) -> tuple[np.ndarray,
         The levels that the training data do not have, each once, in order of appearance.
     """
     term = encoding.formula.random[k]
-    table = read_columns(newdata, term.columns)
-    kept = _present(table, term.columns)
-    Z = design_matrix(encoding.random[k], Evaluator(table, kept, encoding.functions, {}, encoding))
+    Z, table, kept = _encode_effects(encoding, newdata, k, term.columns)
     codes, unseen = known_groups(encoding.groups[term.group], table, kept)
     if kept is None:
         return Z, codes, unseen
     all_codes = np.full(table.num_rows, -1, dtype=np.int64)
     all_codes[kept] = codes
-    return _spread(Z, kept), all_codes, unseen
+    return Z, all_codes, unseen
+
+
+def encode_effects(encoding: Encoding, newdata: Any, k: int) -> np.ndarray:
+    """Design (m, q) of random term number k for new data of unknown groups; NaN in rows with missing values.
+
+    As :func:`encode_random` without the grouping, whose columns are not needed.
+    """
+    names = encoding.formula.random[k].effects.columns
+    Z = _encode_effects(encoding, newdata, k, names)[0]
+    return Z if names else np.ones((_count_rows(newdata), Z.shape[1]))
+
+
+def _encode_effects(
+    encoding: Encoding, newdata: Any, k: int, names: tuple[str, ...]
+) -> tuple[np.ndarray, Table, np.ndarray | None]:
+    """Design of a random term, the named columns, and the rows without a missing value in them."""
+    table = read_columns(newdata, names)
+    kept = _present(table, names)
+    Z = design_matrix(encoding.random[k], Evaluator(table, kept, encoding.functions, {}, encoding))
+    return Z if kept is None else _spread(Z, kept), table, kept

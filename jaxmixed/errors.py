@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
+from collections.abc import Iterable
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -26,6 +27,19 @@ def printable(text: object) -> str:
     return "".join(
         " " if c in "\t\n" else c for c in plain if c in "\t\n" or unicodedata.category(c) not in _HIDDEN
     )
+
+
+def listed(values: Iterable[object], most: int = 10) -> str:
+    """The first of some values in a message, strings in quotes; empty if there are none.
+
+    Examples
+    --------
+    >>> listed(["x", "z", 3]), listed("abc", most=1)
+    ("'x', 'z', 3", "'a' and 2 more")
+    """
+    every = list(values)
+    shown = [repr(printable(v)) if isinstance(v, str) else printable(v) for v in every[:most]]
+    return ", ".join(shown) + (f" and {len(every) - most:,} more" if len(every) > most else "")
 
 
 def user_level() -> int:

@@ -75,6 +75,11 @@ class Diagnostics:
         A sentence per singular term, naming the direction.
     messages : tuple of str
         Every bad verdict in words; empty when all is well.
+    problems : tuple of str
+        What kind each of them is: ``"iteration_limit"``, ``"no_descent"``, ``"not_finite"``, ``"saddle"``,
+        ``"flat"``, ``"not_stationary"``, ``"boundary"``, ``"vanishing_residual"`` or ``"no_residual"``.
+    gradient : (k,) array
+        Of the profiled deviance in the standardised parameters, those on the boundary included.
     rank_deficient : tuple of str
         Names of the fixed-effect columns that were dropped.
     condition_number : float
@@ -93,6 +98,8 @@ class Diagnostics:
     messages: tuple[str, ...]
     rank_deficient: tuple[str, ...]
     condition_number: float
+    problems: tuple[str, ...]
+    gradient: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)

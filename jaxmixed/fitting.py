@@ -108,7 +108,8 @@ def _near_no_residual(
     if diagnostics.converged and len(stats.root.gram) < stats.nobs:
         return diagnostics  # small, but told by levels with several rows
     messages = (_NO_RESIDUAL_LEFT, *diagnostics.messages)
-    return replace(diagnostics, converged=False, messages=messages)
+    problems = ("no_residual", *diagnostics.problems)
+    return replace(diagnostics, converged=False, messages=messages, problems=problems)
 
 
 def ungrouped(stats: SufficientStatistics) -> np.ndarray:
@@ -239,12 +240,17 @@ def _without_parameters(deviance: float, schur: np.ndarray) -> Optimum:
 
 
 def _search(
-    reduction: Reduction, whole: np.ndarray, method: Method, max_evaluations: int
+    reduction: Reduction,
+    whole: np.ndarray,
+    method: Method,
+    max_evaluations: int,
+    start: np.ndarray | None,
 ) -> tuple[Optimum, int]:
     """Optimum in standardised coordinates, and the evaluations it took."""
     check_within(reduction.stats, whole, method)
     run = SingleRunner(reduction.compact, method, max_evaluations)
-    found = search(run, moment_start(reduction.compact)[None]).take(0)
+    begin = moment_start(reduction.compact) if start is None else start
+    found = search(run, begin[None]).take(0)
     _check_residual(found, whole, reduction.stats)
     if not np.isfinite(found.value):
         raise DesignError(
@@ -262,6 +268,7 @@ def fit(
     method: Method = "reml",
     weighted: bool = False,
     max_evaluations: int = optim.MAX_ITERATIONS,
+    start: np.ndarray | None = None,
 ) -> Estimates:
     """Maximise the (restricted) likelihood of reduced data and examine the result.
 
@@ -278,6 +285,8 @@ def fit(
         Whether precision weights were given.
     max_evaluations : int
         Limit on the evaluations of one run of the optimiser.
+    start : (k,) array, optional
+        Standardised parameters to start from; by default those of moments.
 
     Returns
     -------
@@ -296,7 +305,7 @@ def fit(
     without = float(linear_deviance(whole, units, df, method))
     found, evaluations = _without_parameters(without, whole), 0
     if k:
-        found, evaluations = _search(reduction, whole, method, max_evaluations)
+        found, evaluations = _search(reduction, whole, method, max_evaluations, start)
     beta, cov_beta, sigma = fixed_effects(found.schur, units, df)
     terms = tuple(
         _term_estimate(label, term.covariance, part, columns.basis, float(sigma))

@@ -18,6 +18,7 @@ import pandas as pd
 from jaxmixed._distributions import f_p_value, t_p_values, t_quantiles
 from jaxmixed.denominators import Reference
 from jaxmixed.formatting import NotedFrame
+from jaxmixed.linalg import independent_columns
 
 ESTIMABLE = 1e-8
 """A linear function whose component outside the row space of X is smaller than this share of it is in it."""
@@ -144,17 +145,7 @@ class FixedInference:
 
 def independent_rows(L: np.ndarray) -> np.ndarray:
     """Positions of rows of L that are linearly independent and span all others', the first ones first."""
-    basis = np.zeros((0, L.shape[1]))
-    chosen = []
-    for position, row in enumerate(L):
-        size = np.sqrt(row @ row)
-        rest = row - basis.T @ (basis @ row)
-        rest -= basis.T @ (basis @ rest)
-        length = np.sqrt(rest @ rest)
-        if length > ESTIMABLE * size:
-            basis = np.vstack([basis, rest / length])
-            chosen.append(position)
-    return np.array(chosen, dtype=np.int64)
+    return independent_columns(L.T, ESTIMABLE * np.linalg.norm(L, axis=1))
 
 
 def alias_basis(X: np.ndarray, kept: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmixed import relatedness
 from jaxmixed.encoding import (
     INTERCEPT,
     EffectsCoding,
@@ -30,7 +31,7 @@ from jaxmixed.errors import DataError, DesignError
 from jaxmixed.formula import parse
 from jaxmixed.grouping import GroupCoding, code_group
 from jaxmixed.ingest import DataColumn, Table, column_from_values, example_value, numbers, read_columns
-from jaxmixed.relationship import PROPORTIONAL, Known, Relationship, check_labels, match_levels
+from jaxmixed.relationship import Known, Relationship, check_labels, match_levels
 from jaxmixed.terms import Call, Column, Expr, Formula, RandomTerm
 
 _MISSING_OPTIONS = ("drop", "raise")
@@ -140,6 +141,11 @@ class ModelFrame:
     response_name: str
     data_repr: str
     columns: Mapping[str, DataColumn]
+
+    @property
+    def y_less_offset(self) -> np.ndarray:
+        """Response (n,) less any offset: what is fitted."""
+        return self.y if self.offset is None else self.y - self.offset
 
     @property
     def fixed_data(self) -> dict[str, Any]:
@@ -558,10 +564,10 @@ def _unrelated(group: GroupDesign, other: GroupDesign) -> bool:
 def _related_alike(group: GroupDesign, other: GroupDesign, partner: np.ndarray) -> bool:
     """Whether two groupings of the same partition have the same covariances, but for a factor."""
     own, others = (
-        np.eye(len(partner)) if one.relationship is None else one.relationship.correlation
+        np.eye(len(partner)) if one.relationship is None else one.relationship.among_recorded
         for one in (group, other)
     )
-    return bool(np.abs(own - others[np.ix_(partner, partner)]).max() <= PROPORTIONAL)
+    return relatedness.alike(own, others[np.ix_(partner, partner)])
 
 
 def _check_fixed_and_random(frame: ModelFrame) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from jaxmixed.errors import DataError
+from jaxmixed.errors import DataError, printable
 from jaxmixed.ingest import DataColumn, Table, example_value
 
 
@@ -106,6 +108,52 @@ def _label(level: Any) -> str:
     if isinstance(level, pd.Timestamp) and level == level.normalize() and level.tz is None:
         return level.date().isoformat()
     return str(level)
+
+
+def level_positions(levels: pd.Index, wanted: Iterable[Any], label: str) -> np.ndarray:
+    """Positions of some levels of a grouping, matched by value, then as they are printed.
+
+    Parameters
+    ----------
+    levels : pandas.Index
+    wanted : iterable
+    label : str
+        Name of the grouping.
+
+    Returns
+    -------
+    (k,) int64 array
+
+    Raises
+    ------
+    DataError
+        Naming a level that the grouping does not have, or that is asked for twice.
+
+    Examples
+    --------
+    >>> level_positions(pd.Index(["a", "b", "7"]), ["b", 7], "school").tolist()
+    [1, 2]
+    """
+    asked = list(wanted)
+    by_label: dict[str, int] = {}
+    found = []
+    for value in asked:
+        position = int(levels.get_indexer(pd.Index([value]))[0]) if pd.api.types.is_scalar(value) else -1
+        if position < 0:
+            by_label = by_label or {text: place for place, text in enumerate(level_labels(levels))}
+            position = by_label.get(str(value), -1)
+        if position < 0:
+            near = difflib.get_close_matches(str(value), list(by_label), n=3)
+            known = near or list(by_label)[:3]
+            raise DataError(
+                f"{printable(label)} has no level {printable(value)!r} among its {len(levels):,}; "
+                f"{'did you mean' if near else 'the first are'} "
+                f"{', '.join(repr(printable(name)) for name in known)}{'?' if near else ''}"
+            )
+        if position in found:
+            raise DataError(f"the level {printable(value)!r} of {printable(label)} is given twice")
+        found.append(position)
+    return np.array(found, dtype=np.int64)
 
 
 def code_group(

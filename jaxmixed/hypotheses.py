@@ -14,13 +14,15 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from jaxmixed._distributions import chi2_p_values, f_p_value
+from jaxmixed.coefficient_names import Coefficients
 from jaxmixed.crossproducts import Reduction
 from jaxmixed.denominators import kenward_roger
-from jaxmixed.errors import DataError, DesignError, printable
+from jaxmixed.errors import DataError, DesignError, listed
+from jaxmixed.fitted import Fitted
 from jaxmixed.frame import ModelFrame
 from jaxmixed.many_denominators import MOST, satterthwaite_of
 from jaxmixed.many_estimates import ManyEstimates
-from jaxmixed.nesting import Fit, nesting_of
+from jaxmixed.nesting import nesting_of
 from jaxmixed.nulls import LR_ROUNDING
 
 
@@ -253,9 +255,13 @@ def coefficients_hypothesis(frame: ModelFrame, test: Any, kind: KindOfTest) -> H
     good = isinstance(given, list | tuple) and given and all(isinstance(name, str) for name in given)
     if not good:
         raise DataError(f"test={test!r} must be a coefficient or a list of them: {_choices(frame)}")
+    coefficients = Coefficients.of(frame)
     columns: dict[int, None] = {}
     for name in given:
-        found = _columns(frame, name)
+        if name in coefficients.exact:
+            found: tuple[int, ...] = (coefficients.position(name),)
+        else:
+            found = coefficients.terms.get(name, ())
         if not found:
             raise DataError(
                 f"test={test!r}: the model has no fixed effect {name!r}; choose {_choices(frame)}"
@@ -316,21 +322,10 @@ def nested_hypothesis(frame: ModelFrame, smaller: ModelFrame, kind: KindOfTest, 
     return Hypothesis(text, columns, smaller if kind.fits_reduced else None, nesting.more_effects)
 
 
-def _columns(frame: ModelFrame, name: str) -> list[int]:
-    """Columns of a coefficient, or of a term, with this name."""
-    if name in frame.x_names:
-        return [frame.x_names.index(name)]
-    if name not in frame.term_labels:
-        return []
-    number = frame.term_labels.index(name) + 1
-    return [j for j, term in enumerate(frame.x_assign) if term == number]
-
-
 def _choices(frame: ModelFrame) -> str:
     """What can be tested, for an error message."""
     terms = [label for label in frame.term_labels if label not in frame.x_names]
-    text = f"coefficients {', '.join(repr(printable(name)) for name in frame.x_names)}"
-    return text + (f"; terms {', '.join(repr(printable(label)) for label in terms)}" if terms else "")
+    return f"coefficients {listed(frame.x_names)}" + (f"; terms {listed(terms)}" if terms else "")
 
 
 def _without(frame: ModelFrame, columns: tuple[int, ...]) -> ModelFrame:
@@ -344,7 +339,7 @@ def _without(frame: ModelFrame, columns: tuple[int, ...]) -> ModelFrame:
     )
 
 
-def _unfitted(frame: ModelFrame) -> Fit:
+def _unfitted(frame: ModelFrame) -> Fitted:
     """What a comparison needs of a fit, without one."""
     terms = [
         SimpleNamespace(
@@ -357,4 +352,4 @@ def _unfitted(frame: ModelFrame) -> Fit:
         for i, group in enumerate(frame.groups)
     ]
     estimates = SimpleNamespace(beta=np.zeros(len(frame.x_names)), terms=terms)
-    return cast(Fit, SimpleNamespace(frame=frame, estimates=estimates))
+    return cast(Fitted, SimpleNamespace(frame=frame, estimates=estimates))

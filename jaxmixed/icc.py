@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed._distributions import normal_quantile
-from jaxmixed.contrasts import listed
 from jaxmixed.encoding import EffectsCoding, Evaluator, design_matrix
-from jaxmixed.errors import DataError, DesignError, printable
+from jaxmixed.errors import DataError, DesignError, listed, printable
 from jaxmixed.formatting import NotedFrame
 from jaxmixed.ingest import Table, constant_column, values_by_column
 from jaxmixed.tables import distinct_groups

@@ -183,8 +183,8 @@ def _beside_flat(A: np.ndarray) -> np.ndarray:
     return inverse
 
 
-def _unprofiled(parameters: VarianceParameters) -> np.ndarray:
-    """Hessians (B, k + 1, k + 1) of the deviance in theta and log sigma."""
+def unprofiled_hessian(parameters: VarianceParameters) -> np.ndarray:
+    """Hessians (B, k + 1, k + 1) of the deviance in the standardised theta and log sigma."""
     u, df = parameters.log_rss_gradient, parameters.df
     B, k = u.shape
     H = np.empty((B, k + 1, k + 1))
@@ -219,7 +219,7 @@ def parameter_covariance(parameters: VarianceParameters) -> np.ndarray:
     """
     free = parameters.free
     B, k = free.shape
-    H = _unprofiled(parameters)
+    H = unprofiled_hessian(parameters)
     scale = np.sqrt(np.maximum(np.einsum("bii->bi", H), 0.0))
     scale[scale == 0] = 1.0
     scales = scale[:, :, None] * scale[:, None, :]
@@ -240,7 +240,7 @@ def parameter_covariance(parameters: VarianceParameters) -> np.ndarray:
     return covariance
 
 
-def _element_rows(
+def element_slopes(
     parameters: VarianceParameters,
 ) -> tuple[list[tuple[int, int, int]], np.ndarray, np.ndarray]:
     """Index of the E elements; relative covariances (B, 3, E) and their Jacobians in theta (B, 3, E, k).
@@ -332,7 +332,7 @@ def variance_inference(parameters: VarianceParameters) -> VarianceInference:
     (array([[37.12, 30.99]]), array([37.12, 30.99]))
     """
     C = parameter_covariance(parameters)
-    elements, relative, slopes = _element_rows(parameters)
+    elements, relative, slopes = element_slopes(parameters)
     index = (*elements, (-1, 0, 0))
     deviation = np.array([i == j for _, i, j in index])  # a standard deviation, not a correlation
     shown, J, undefined = _scales(relative, slopes, parameters.sigma[:, None], deviation)
@@ -346,6 +346,52 @@ def variance_inference(parameters: VarianceParameters) -> VarianceInference:
         log_covariance=log_covariance,
         on_boundary=undefined[1],
     )
+
+
+class LogScale(NamedTuple):
+    """Parameters of B models as logarithms of standard deviations and atanh of correlations.
+
+    Attributes
+    ----------
+    elements : tuple of (term, i, j)
+        As `index` in :class:`VarianceInference`.
+    slopes : (B, P, k + 1) array
+        Their derivatives in (theta, log sigma), theta the standardised parameters.
+    defined : (B, P) bool array
+        False on the boundary, where such a parameter is infinite; its slopes are not numbers.
+    """
+
+    elements: tuple[tuple[int, int, int], ...]
+    slopes: np.ndarray
+    defined: np.ndarray
+
+
+@np.errstate(all="ignore")
+def log_scale(parameters: VarianceParameters) -> LogScale:
+    """How the parameters of the tables, on the scales of their intervals, move with those of the optimiser.
+
+    Parameters
+    ----------
+    parameters : VarianceParameters
+        Of B models.
+
+    Returns
+    -------
+    LogScale
+
+    Examples
+    --------
+    >>> import jaxmixed as jm
+    >>> fit = jm.mixed("Reaction ~ Days + (1 | Subject)", jm.datasets.load("sleepstudy"))
+    >>> log_scale(VarianceParameters.of(fit.estimates)).slopes[0].round(3)
+    array([[0.835, 1.   ],
+           [0.   , 1.   ]])
+    """
+    elements, relative, slopes = element_slopes(parameters)
+    index = (*elements, (-1, 0, 0))
+    deviation = np.array([i == j for _, i, j in index])
+    _, J, undefined = _scales(relative, slopes, parameters.sigma[:, None], deviation)
+    return LogScale(index, J[2], ~undefined[2])
 
 
 class NaturalParameters(NamedTuple):

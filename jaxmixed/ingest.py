@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmixed.errors import DataError
+from jaxmixed.errors import DataError, listed
 
 _KIND_OF_NUMPY = {
     "f": "number",
@@ -170,9 +170,8 @@ def unknown_columns(unknown: Iterable[str], available: Iterable[Any]) -> DataErr
         matches = " or ".join(repr(match) for match in (*folded, *close))
         pieces.append(f"{name!r} (did you mean {matches}?)" if matches else repr(name))
     noun = "column" if len(pieces) == 1 else "columns"
-    shown = ", ".join(repr(name) for name in known[:_MAX_LISTED]) or "none"
-    more = f" and {len(known) - _MAX_LISTED} more" if len(known) > _MAX_LISTED else ""
-    return DataError(f"the data have no {noun} {', '.join(pieces)}; available columns: {shown}{more}")
+    shown = listed(known, _MAX_LISTED) or "none"
+    return DataError(f"the data have no {noun} {', '.join(pieces)}; available columns: {shown}")
 
 
 def _read_pandas(data: pd.DataFrame, names: Sequence[str]) -> Table:

@@ -12,14 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxmixed import relatedness
 from jaxmixed.errors import DesignError
 from jaxmixed.links import LARGEST_PAIRS, PRODUCT_COST, fill_cost
 
 ROOT_COPIES = 12
 """Matrices of the root's size that an evaluation with second derivatives holds at its peak."""
-
-PROPORTIONAL = 1e-10
-"""A matrix that differs from a multiple of the identity by less than this share of it is one."""
 
 BASIS_COPIES = 8
 """Further matrices of the order of a known relationship matrix: itself, its root, and what makes that."""
@@ -87,9 +85,7 @@ def is_plain(grouping: Grouping) -> bool:
     """Whether the groups are unrelated and alike: a relationship matrix is a multiple of the identity."""
     if grouping.relationship is None:
         return True
-    own = grouping.relationship[: grouping.size, : grouping.size]
-    scale = float(np.mean(np.diagonal(own)))
-    return bool(np.abs(own - scale * np.eye(grouping.size)).max() <= PROPORTIONAL * scale)
+    return relatedness.is_plain(grouping.relationship[: grouping.size, : grouping.size])
 
 
 def is_nested(fine: Grouping, coarse: Grouping) -> bool:

@@ -8,7 +8,11 @@ rule uses only the inverse already computed,
 .. math:: d M^{-1} = -M^{-1}\, dM\, M^{-1}, \qquad d \log|M| = \operatorname{tr}(M^{-1} dM),
 
 so derivatives of any order contain products alone.
+
+Functions of host matrices (numpy) stand at the end.
 """
+
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -308,6 +312,61 @@ def qr_triangle(X: np.ndarray) -> np.ndarray:
     array([[5.]])
     """
     return np.linalg.qr(X, mode="r")  # type: ignore[return-value] # NumPy's stubs give every mode a pair
+
+
+def stacked_qr_triangle(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """R of the QR decomposition of host matrices on top of each other, of which one at a time is in memory.
+
+    Parameters
+    ----------
+    blocks : iterable of (n_i, p) arrays
+        At least one.
+
+    Returns
+    -------
+    (min(n, p), p) array
+
+    Examples
+    --------
+    >>> np.abs(stacked_qr_triangle([np.array([[3.0]]), np.array([[4.0]])])).round(12)
+    array([[5.]])
+    """
+    factors = [qr_triangle(block) for block in blocks]
+    return factors[0] if len(factors) == 1 else qr_triangle(np.concatenate(factors))
+
+
+def independent_columns(X: np.ndarray, floors: np.ndarray) -> np.ndarray:
+    """Positions of columns of a host matrix that are not combinations of earlier ones, and span all others.
+
+    Orthogonalised in the order given rather than by pivoting (Gram and Schmidt's method, twice each: Giraud,
+    Langou & Rozloznik 2005, Computers & Mathematics with Applications 50, 1069-1075), so that of columns that
+    depend on each other the later ones are left out.
+
+    Parameters
+    ----------
+    X : (n, p) array
+    floors : (p,) array
+        Of a column that depends on earlier ones, no more than this length is orthogonal to them.
+
+    Returns
+    -------
+    int array
+
+    Examples
+    --------
+    >>> X = np.array([[1.0, 2.0, 0.0], [1.0, 2.0, 1.0]])
+    >>> independent_columns(X, 1e-9 * np.linalg.norm(X, axis=0))
+    array([0, 2])
+    """
+    basis, chosen = np.zeros((len(X), 0)), []
+    for position, column in enumerate(X.T):
+        rest = column - basis @ (basis.T @ column)
+        rest -= basis @ (basis.T @ rest)  # the second time removes what rounding left of the first
+        length = np.sqrt(rest @ rest)
+        if length > floors[position]:
+            basis = np.column_stack([basis, rest / length])
+            chosen.append(position)
+    return np.array(chosen, dtype=np.int64)
 
 
 def is_positive_definite(M: np.ndarray) -> np.ndarray:

@@ -27,8 +27,8 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed._tokens import MAX_LENGTH, MAX_TERMS, Node, SyntaxReader, Token, error, tokenize
-from jaxmixed.coefficient_names import Coefficients, NameFinder, listed_names
-from jaxmixed.errors import DataError, FormulaError
+from jaxmixed.coefficient_names import Coefficients, NameFinder
+from jaxmixed.errors import DataError, FormulaError, listed
 
 _LONGEST_LABEL = 60
 _REFUSED = {
@@ -176,8 +176,7 @@ class _Reader:
             names = [self.coefficients.names[j] for j in self.coefficients.terms[node.value]]
             raise self._fail(
                 node,
-                f"{node.value!r} is a term, which can only stand alone; its coefficients are "
-                f"{listed_names(names)}",
+                f"{node.value!r} is a term, which can only stand alone; its coefficients are {listed(names)}",
             )
         row = np.zeros((1, len(self.coefficients.names)))
         row[0, found[0]] = 1.0
@@ -359,7 +358,7 @@ def _matrix(spec: Any, coefficients: Coefficients) -> LinearFunctions:
     except (TypeError, ValueError):
         raise DataError(f"{type(spec).__name__} {spec!r:.80} says no linear functions: {wanted}") from None
     if L.ndim != 2 or not L.size or L.shape[1] != p:
-        names = listed_names(coefficients.names)
+        names = listed(coefficients.names)
         raise DataError(f"an array of shape {np.shape(spec)} does not fit: {wanted} ({names})")
     if not np.isfinite(L).all():
         raise DataError("the array of linear functions has values that are not finite")

@@ -131,7 +131,8 @@ def fit_many(
     if out is not None and ddf != "none":
         raise DataError(f"out= writes estimates and no tests, so ddf={ddf!r} has nothing to say there")
     covariance, relationships = relationship.separate(covariance)
-    model.check_arguments(covariance, contrasts, functions, max_iterations)
+    model.check_iterations(max_iterations)
+    model.check_arguments(covariance, contrasts, functions)
     crew = schedule.assemble(devices, mesh)
     options: dict[str, Any] = {"missing": missing, "contrasts": contrasts, "functions": functions}
     options |= {"weights": weights, "offset": offset, "relationships": relationships}
@@ -193,10 +194,6 @@ def _of_responses(
     return response_job(frame, columns, fits, frame.offset)
 
 
-def _response_of(frame: ModelFrame) -> np.ndarray:
-    return frame.y if frame.offset is None else frame.y - frame.offset
-
-
 def _of_groups(
     formula: str,
     data: Any,
@@ -223,7 +220,7 @@ def _of_groups(
     rows = np.flatnonzero(known[frame.kept])
     members = np.split(rows[np.argsort(codes, kind="stable")], np.cumsum(np.bincount(codes))[:-1])
     separate = SeparateFits(_design(frame, covariance), **fitting)
-    y = _response_of(frame)
+    y = frame.y_less_offset
 
     def work(first: int, last: int) -> Outcome:
         found, details = separate.fit([(y[own], own, None) for own in members[first:last]])
@@ -249,7 +246,7 @@ def _of_row_weights(
     frame = build_frame(formula, data, **options)
     columns = response_columns(row_weights, frame.index, frame.kept)
     separate = SeparateFits(_design(frame, covariance), **fitting)
-    y = _response_of(frame)
+    y = frame.y_less_offset
 
     def work(first: int, last: int) -> Outcome:
         W = columns.read(first, last)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxmixed.crossproducts import Reduction
 from jaxmixed.denominators import Satterthwaite
-from jaxmixed.inference import VarianceParameters, parameter_covariance
+from jaxmixed.inference import parameter_covariance
 from jaxmixed.lanes import lane_count
 from jaxmixed.many_estimates import ManyEstimates
 from jaxmixed.reductions import statistics_of, structure_of
@@ -142,7 +142,7 @@ def _joined(
     basis: np.ndarray,
 ) -> ManySatterthwaite:
     """Degrees of freedom from the precision of the fixed effects and its slopes."""
-    parameters = parameters_of(estimates, models)
+    parameters = estimates.variance_parameters(models)
     square = estimates.sigma[models, None, None] ** 2
     phi = np.linalg.inv(value)
     covariance = square * (phi + np.swapaxes(phi, 1, 2)) / 2
@@ -153,21 +153,6 @@ def _joined(
         covariance=covariance,
         slopes=np.concatenate([along, 2 * covariance[:, None]], axis=1),
         parameter_covariance=parameter_covariance(parameters),
-    )
-
-
-def parameters_of(estimates: ManyEstimates, models: np.ndarray) -> VarianceParameters:
-    """What inference on the variances of some models, by number, asks."""
-    return VarianceParameters(
-        hessian=estimates.hessian[models],
-        log_rss_gradient=estimates.log_rss_gradient[models],
-        free=estimates.free[models],
-        determined=estimates.determined[models],
-        df=estimates.df[models],
-        sigma=estimates.sigma[models],
-        covariances=estimates.covariances,
-        standard=tuple(own[models] for own in estimates.split(estimates.standard)),
-        frames=tuple(frame[models] if frame.ndim == 3 else frame for frame in estimates.frames),
     )
 
 

@@ -133,7 +133,7 @@ class ManyEstimates:
         ends = np.cumsum([covariance.num_params for covariance in self.covariances])
         return np.split(parameters, ends[:-1], axis=1) if len(ends) else []
 
-    def variance_parameters(self, rows: slice = slice(None)) -> VarianceParameters:
+    def variance_parameters(self, rows: slice | np.ndarray = slice(None)) -> VarianceParameters:
         """What inference on the variances of some models asks."""
         return VarianceParameters(
             hessian=self.hessian[rows],

@@ -334,7 +334,7 @@ def refit_one(
     """Fit another response; see `MixedResults.refit`."""
     own, design = further_frame(frame, y), state.design
     reduction = reduce_rows(
-        own.y if own.offset is None else own.y - own.offset,
+        own.y_less_offset,
         design.X,
         design.groupings,
         state.stats.terms,

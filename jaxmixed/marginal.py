@@ -7,18 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from jaxmixed.collinearity import inflation_factors
-from jaxmixed.design_effects import design_effects, reliabilities
-from jaxmixed.emmeans import joint_tests, marginal_means
-from jaxmixed.icc import Kind, intraclass_correlation
-from jaxmixed.marginal_means import MarginalMeans
-from jaxmixed.margins import Others, margins
-from jaxmixed.variance_explained import variance_explained
+from jaxmixed.later import later
 
 if TYPE_CHECKING:
+    from jaxmixed.collinearity import inflation_factors
+    from jaxmixed.design_effects import design_effects, reliabilities
+    from jaxmixed.emmeans import joint_tests, marginal_means
     from jaxmixed.estimates import Estimates
     from jaxmixed.fixed_inference import FixedInference
     from jaxmixed.frame import ModelFrame
+    from jaxmixed.icc import Kind, intraclass_correlation
+    from jaxmixed.marginal_means import MarginalMeans
+    from jaxmixed.margins import Others, margins
+    from jaxmixed.variance_explained import variance_explained
+else:
+    inflation_factors = later("collinearity", "inflation_factors")
+    design_effects = later("design_effects", "design_effects")
+    reliabilities = later("design_effects", "reliabilities")
+    joint_tests = later("emmeans", "joint_tests")
+    marginal_means = later("emmeans", "marginal_means")
+    intraclass_correlation = later("icc", "intraclass_correlation")
+    margins = later("margins", "margins")
+    variance_explained = later("variance_explained", "variance_explained")
 
 
 class Marginal:

@@ -21,10 +21,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from jaxmixed.contrasts import listed
 from jaxmixed.design_slopes import fixed_design, fixed_slope
 from jaxmixed.encoding import Encoding, plan_of
-from jaxmixed.errors import DataError, DesignError
+from jaxmixed.errors import DataError, DesignError, listed
 from jaxmixed.fixed_inference import FixedInference, linear_table
 from jaxmixed.formatting import NotedFrame, counted
 from jaxmixed.frame import ModelFrame

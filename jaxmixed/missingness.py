@@ -104,12 +104,20 @@ class SeparateFits:
     method : {"reml", "ml"}
     max_evaluations : int
         Limit of one run of the optimiser.
+    one_by_one : bool
+        As for :func:`jaxmixed.reductions.fit_reductions`.
     """
 
     def __init__(
-        self, design: WholeDesign, *, method: Method = "reml", max_evaluations: int = optim.MAX_ITERATIONS
+        self,
+        design: WholeDesign,
+        *,
+        method: Method = "reml",
+        max_evaluations: int = optim.MAX_ITERATIONS,
+        one_by_one: bool = False,
     ) -> None:
         self.design, self.method, self.max_evaluations = design, method, max_evaluations
+        self.one_by_one = one_by_one
         self.covariances: tuple[Covariance, ...] = tuple(term.covariance for term in design.terms)
 
     def blank(self, models: int, reason: int = REFUSED) -> ManyEstimates:
@@ -118,13 +126,17 @@ class SeparateFits:
         return blank(models, own.labels, own.x_names, self.covariances, self.method, reason)
 
     def fit(
-        self, models: list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]
+        self,
+        models: list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]],
+        start: np.ndarray | None = None,
     ) -> tuple[ManyEstimates, dict[int, str]]:
         """Fit models given as (response, rows, counts), the arguments of :meth:`WholeDesign.reduce`.
 
         Parameters
         ----------
         models : list
+        start : (k,) array, optional
+            As for :func:`jaxmixed.reductions.fit_reductions`.
 
         Returns
         -------
@@ -155,6 +167,8 @@ class SeparateFits:
             self.covariances,
             method=self.method,
             max_evaluations=self.max_evaluations,
+            start=start,
+            one_by_one=self.one_by_one,
         )
         found.reason[reasons > 0] = reasons[reasons > 0]
         found.nobs[reasons > 0] = [len(models[number][0]) for number in np.flatnonzero(reasons)]

@@ -113,11 +113,37 @@ def mixed(
         raise DesignError(
             "residuals= (residual covariance structures) is not available yet: errors are independent."
         )
+    check_iterations(max_iterations)
+    frame, covariance = frame_of(
+        formula, data, covariance, contrasts, functions, weights=weights, offset=offset, missing=missing
+    )
+    state, estimates = fit_frame(frame, method, covariance, max_iterations)
+    announce_verdicts(estimates, frame.formula.text)
+    return MixedResults(frame=frame, estimates=estimates, state=state)
+
+
+def frame_of(
+    formula: str,
+    data: Any,
+    covariance: Any,
+    contrasts: Mapping[str, str] | None,
+    functions: Mapping[str, Callable[..., Any]] | None,
+    *,
+    weights: Any,
+    offset: Any,
+    missing: str,
+) -> tuple[ModelFrame, Any]:
+    """Model frame of the arguments of :func:`mixed`, and the covariance structures without relationships.
+
+    Returns
+    -------
+    ModelFrame
+    covariance : str, Kernel, Covariance, mapping or None
+    """
     covariance, relationships = separate(covariance)
-    check_arguments(covariance, contrasts, functions, max_iterations)
-    parsed = parse(formula, frozenset(functions or ()))
+    check_arguments(covariance, contrasts, functions)
     frame = build_frame(
-        parsed,
+        parse(formula, frozenset(functions or ())),
         data,
         weights=weights,
         offset=offset,
@@ -127,17 +153,17 @@ def mixed(
         relationships=relationships,
         covariance=covariance,
     )
-    state, estimates = fit_frame(frame, method, covariance, max_iterations)
-    announce_verdicts(estimates, parsed.text)
-    return MixedResults(frame=frame, estimates=estimates, state=state)
+    return frame, covariance
 
 
-def check_arguments(
-    covariance: Any, contrasts: Any, functions: Any, max_iterations: Any = optim.MAX_ITERATIONS
-) -> None:
-    """Refuse arguments of the wrong kind before any work is done; they are those of :func:`mixed`."""
+def check_iterations(max_iterations: Any) -> None:
+    """Refuse a limit on iterations that is none."""
     if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
         raise DesignError(f"max_iterations={max_iterations!r} must be a positive integer.")
+
+
+def check_arguments(covariance: Any, contrasts: Any, functions: Any) -> None:
+    """Refuse arguments of the wrong kind before any work is done; they are those of :func:`mixed`."""
     if not (covariance is None or isinstance(covariance, str | Mapping | Kernel | Covariance)):
         raise FormulaError(
             f"covariance={covariance!r} must be the name of a structure ({', '.join(map(repr, STRUCTURES))})"
@@ -179,9 +205,8 @@ def fit_frame(
     groupings, terms, labels = terms_of(frame.groups, structures)
     layout = arrange(groupings)
     levels = {factor: level for level, factor in enumerate(layout.order)}
-    y = frame.y if frame.offset is None else frame.y - frame.offset
     reduction = reduce_rows(
-        y,
+        frame.y_less_offset,
         frame.X,
         [groupings[factor] for factor in layout.chain],
         tuple(replace(term, level=levels[term.level]) for term in terms),

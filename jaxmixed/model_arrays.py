@@ -14,11 +14,8 @@ from jaxmixed._types import AnyArray
 from jaxmixed.basis import column_basis
 from jaxmixed.covariance import Covariance
 from jaxmixed.errors import DesignError, RankDeficientWarning, user_level
-from jaxmixed.formula import parse
-from jaxmixed.frame import build_frame
 from jaxmixed.layout import Grouping, arrange
-from jaxmixed.model import check_arguments, structures_of, terms_of
-from jaxmixed.relationship import separate
+from jaxmixed.model import frame_of, structures_of, terms_of
 from jaxmixed.statistics import SufficientStatistics, summarise
 
 SINGULAR = 1e-13
@@ -164,18 +161,8 @@ def arrays(
     >>> round(float(slope(model.y)), 3)
     10.467
     """
-    covariance, relationships = separate(covariance)
-    check_arguments(covariance, contrasts, functions)
-    frame = build_frame(
-        parse(formula, frozenset(functions or ())),
-        data,
-        weights=weights,
-        offset=offset,
-        missing=missing,
-        contrasts=contrasts,
-        functions=functions,
-        relationships=relationships,
-        covariance=covariance,
+    frame, covariance = frame_of(
+        formula, data, covariance, contrasts, functions, weights=weights, offset=offset, missing=missing
     )
     groupings, terms, _ = terms_of(frame.groups, structures_of(frame.groups, covariance))
     layout = arrange(groupings)
@@ -191,7 +178,7 @@ def arrays(
     factors = [groupings[factor] for factor in layout.order]
     known = [_known(grouping) for grouping in factors]
     return Arrays(
-        y=frame.y if frame.offset is None else frame.y - frame.offset,
+        y=frame.y_less_offset,
         X=frame.X[:, keep],
         Z=tuple(grouping.Z for grouping in factors),
         groups=tuple(grouping.codes for grouping in factors),

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed.errors import printable
+from jaxmixed.fitted import Fitted
 from jaxmixed.formatting import NotedFrame, Table, number, p_number, wrapped
-from jaxmixed.nesting import Fit
 
 _METHODS = {"ml": "maximum likelihood (ML)", "reml": "restricted maximum likelihood (REML)"}
 _SHOWN = {"formula", "method", "num_params", "llf", "aic", "bic"}
 
 
-def model_rows(fits: Sequence[Fit]) -> pd.DataFrame:
+def model_rows(fits: Sequence[Fitted]) -> pd.DataFrame:
     """What a comparison says of each model by itself.
 
     Parameters

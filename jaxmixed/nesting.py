@@ -7,17 +7,16 @@ allows its covariances; effects of ``g:f`` are effects of ``g`` for each level o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxmixed import relatedness
 from jaxmixed.covariance import STRUCTURES, Covariance
 from jaxmixed.errors import printable
-from jaxmixed.relationship import PROPORTIONAL
+from jaxmixed.fitted import Fitted
 
 if TYPE_CHECKING:
-    from jaxmixed.estimates import Estimates
-    from jaxmixed.frame import ModelFrame
     from jaxmixed.relationship import Relationship
 
 _SPAN_TOLERANCE = 1e-7
@@ -30,28 +29,12 @@ _SPECIAL_CASES = {
 }
 
 
-class Fit(Protocol):
-    """What a comparison needs of a fit; one that refits or simulates also its reduced data."""
-
-    @property
-    def frame(self) -> ModelFrame:
-        """The data as the model saw them."""
-
-    @property
-    def estimates(self) -> Estimates:
-        """The estimates."""
-
-    @property
-    def state(self) -> Any:
-        """The reduced data."""
-
-
-def _kept_columns(fit: Fit) -> np.ndarray:
+def _kept_columns(fit: Fitted) -> np.ndarray:
     """Fixed-effects columns without the dropped ones."""
     return np.asarray(fit.frame.X)[:, ~np.isnan(fit.estimates.beta)]
 
 
-def same_columns(a: Fit, b: Fit) -> bool:
+def same_columns(a: Fitted, b: Fitted) -> bool:
     """Whether two fits have the same fixed-effects columns, in any order."""
     if a.frame.X is b.frame.X:
         return True
@@ -118,7 +101,7 @@ class Nesting:
     contained: tuple[Containment, ...] = ()
 
 
-def _terms(fit: Fit) -> list[TermOnRows]:
+def _terms(fit: Fitted) -> list[TermOnRows]:
     terms = []
     for term in fit.estimates.terms:
         group = fit.frame.groups[term.frame_index]
@@ -129,12 +112,12 @@ def _terms(fit: Fit) -> list[TermOnRows]:
     return terms
 
 
-def nesting_of(small: Fit, large: Fit) -> Nesting:
+def nesting_of(small: Fitted, large: Fitted) -> Nesting:
     """How one model is a special case of another, or why it is none.
 
     Parameters
     ----------
-    small, large : Fit
+    small, large : Fitted
 
     Returns
     -------
@@ -190,8 +173,7 @@ def _same_grouping(term: TermOnRows, other: TermOnRows) -> bool:
         return own is theirs
     image = np.empty(own.recorded, dtype=np.int64)
     image[term.codes] = other.codes
-    difference = own.correlation - theirs.correlation[np.ix_(image, image)]
-    return bool(np.abs(difference).max() <= PROPORTIONAL)
+    return relatedness.alike(own.among_recorded, theirs.among_recorded[np.ix_(image, image)])
 
 
 Places = list[tuple[int | None, int]]

@@ -24,8 +24,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed._distributions import t_p_values, t_quantiles
-from jaxmixed.contrasts import listed
-from jaxmixed.errors import DataError, DesignError, printable
+from jaxmixed.errors import DataError, DesignError, listed, printable
 from jaxmixed.estimates import Estimates, TermEstimate
 from jaxmixed.fixed_inference import FixedInference
 from jaxmixed.inference import VarianceParameters, parameter_covariance

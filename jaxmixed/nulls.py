@@ -19,9 +19,10 @@ from jaxmixed._distributions import binomial_interval
 from jaxmixed.crossproducts import reduce_rows
 from jaxmixed.draws import Draws, check_seed
 from jaxmixed.errors import ConvergenceWarning, DataError, DesignError, printable, user_level
+from jaxmixed.fitted import Fitted
 from jaxmixed.formatting import counted, p_phrase, wrapped
 from jaxmixed.layout import arrange, is_nested
-from jaxmixed.resampling import Fitted, Rows, by_designs, refitter_of, response_of, run_blocks
+from jaxmixed.resampling import Rows, by_designs, refitter_of, run_blocks
 
 LABELS_STREAM = "permuted labels"
 """Stream of the random orders of group labels."""
@@ -308,7 +309,7 @@ def _without(fit: Fitted, position: int) -> float:
     kept = [number for number, term in enumerate(stats.terms) if term.level != position]
     terms = tuple(replace(stats.terms[i], level=order.index(stats.terms[i].level)) for i in kept)
     labels = resampling.labels_of(estimates)
-    reduction = reduce_rows(response_of(fit.frame), design.X, chain, terms, design.weights, root)
+    reduction = reduce_rows(fit.frame.y_less_offset, design.X, chain, terms, design.weights, root)
     smaller = fitting.fit(
         reduction,
         tuple(labels[i] for i in kept),

@@ -6,9 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxmixed.inference import VarianceParameters, natural_parameters, variance_inference, variance_labels
+from jaxmixed.estimates import Estimates
+from jaxmixed.fitted import Fitted
+from jaxmixed.inference import (
+    VarianceParameters,
+    element_slopes,
+    natural_parameters,
+    variance_inference,
+    variance_labels,
+)
 from jaxmixed.many_estimates import ManyEstimates
-from jaxmixed.resampling import Fitted
 
 
 class Parameters(NamedTuple):
@@ -94,6 +101,61 @@ def all_values(found: ManyEstimates) -> np.ndarray:
         for covariance, standard in zip(found.covariances, found.split(found.standard), strict=True)
     ]
     return np.concatenate([found.beta, *variance_values(found), *own], axis=1)
+
+
+def estimated_values(estimates: Estimates) -> np.ndarray:
+    """Estimates of all parameters of one fit, (P,).
+
+    Examples
+    --------
+    >>> import jaxmixed as jm
+    >>> fit = jm.mixed("Reaction ~ Days + (1 | Subject)", jm.datasets.load("sleepstudy"))
+    >>> estimated_values(fit.estimates)[2:4].round(2)
+    array([37.12, 30.99])
+    """
+    parameters = VarianceParameters.of(estimates)
+    found = variance_inference(parameters).model(0)
+    own = [natural.estimate[0] for natural in natural_parameters(parameters)]
+    return np.concatenate([estimates.beta, found.sd_corr, found.values, *own])
+
+
+@np.errstate(all="ignore")
+def relative_slopes(parameters: VarianceParameters) -> np.ndarray:
+    """Relative change of variances, covariances and kernels' parameters when the optimiser's parameters move.
+
+    Parameters
+    ----------
+    parameters : VarianceParameters
+        Of B models.
+
+    Returns
+    -------
+    (B, P, k + 1) array
+        Derivatives in (theta, log sigma), theta the standardised parameters, over the value. First the
+        parameters of ``VarianceInference.index``, then those of :func:`natural_parameters`. Not finite where
+        a value is zero.
+
+    Examples
+    --------
+    >>> import jaxmixed as jm
+    >>> fit = jm.mixed("Reaction ~ Days + (1 | Subject)", jm.datasets.load("sleepstudy"))
+    >>> relative_slopes(VarianceParameters.of(fit.estimates))[0].round(4)
+    array([[1.6696, 2.    ],
+           [0.    , 2.    ]])
+    """
+    elements, relative, slopes = element_slopes(parameters)
+    B, k = parameters.free.shape
+    own = [c.natural(x) for c, x in zip(parameters.covariances, parameters.standard, strict=True)]
+    J = np.zeros((B, len(elements) + 1 + sum(len(natural.position) for natural in own), k + 1))
+    J[:, : len(elements), :k] = slopes[:, 0] / relative[:, 0, :, None]
+    J[:, : len(elements) + 1, k] = 2.0
+    start, row = 0, len(elements) + 1
+    for covariance, natural in zip(parameters.covariances, own, strict=True):
+        for a, position in enumerate(natural.position):
+            J[:, row, start + position] = natural.slope[:, a] / natural.value[:, a]
+            row += 1
+        start += covariance.num_params
+    return J
 
 
 def scaled_errors(parameters: VarianceParameters) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed.covariance import covariance_structure
-from jaxmixed.errors import DataError
+from jaxmixed.errors import DataError, listed
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
@@ -328,7 +328,4 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Quoted names, the first of many."""
-    known = list(names)
-    more = f" and {len(known) - _MAX_LISTED} more" if len(known) > _MAX_LISTED else ""
-    return (", ".join(repr(name) for name in known[:_MAX_LISTED]) or "none") + more
+    return listed(names, _MAX_LISTED) or "none"

@@ -4,42 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
 
-from jaxmixed._distributions import normal_quantile
-from jaxmixed.errors import DataError, JaxMixedError, printable
+from jaxmixed.checking_plots import CheckedFit, CheckingPlots
+from jaxmixed.effects import Beta
+from jaxmixed.errors import DataError
+from jaxmixed.group_plots import GroupPlots
+from jaxmixed.plot_effects import choose_group, draw_caterpillar, draw_pairs, figure_size
+from jaxmixed.plot_margins import FitWithMeans, draw_margins
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
 
+    from jaxmixed.fixed_inference import FixedInference
+    from jaxmixed.influence import Influence, InfluenceMethod
+    from jaxmixed.plot_influence import InfluencePlot
     from jaxmixed.profiles import PlotKind, Profile
 
-Beta = Literal["known", "estimated"]
-_MAX_LABELLED = 60
-_MAX_SEPARATE = 300
-_MAX_LABEL = 28
-_INTERCEPT = "(Intercept)"
-_LINE, _GRID = "#555555", "#e6e6e6"
 
-
-class _Colours(NamedTuple):
-    """Colours of points, of intervals, and of the band of intervals too close to tell apart."""
-
-    point: str
-    line: str
-    band: str
-
-
-_QUIET = _Colours("#7f95ab", "#9fb3c8", "#d3dde7")
-_STRONG = _Colours("#0b4f8a", "#0b4f8a", "#8fb8dc")
-
-
-class _Fit(Protocol):
+class _Fit(CheckedFit, FitWithMeans, Protocol):
     """What the plots need of a fit."""
 
     def ranef(self) -> dict[str, pd.DataFrame]:
@@ -48,12 +36,26 @@ class _Fit(Protocol):
     def ranef_se(self, beta: Beta = "known") -> dict[str, pd.DataFrame]:
         """Their standard errors."""
 
+    def comparison_intervals(
+        self,
+        group: str | None = None,
+        effect: str | None = None,
+        *,
+        at: Mapping[str, float] | None = None,
+        level: float = 0.95,
+        beta: Beta = "estimated",
+    ) -> pd.DataFrame:
+        """Intervals for comparing two levels."""
+
     def profile(self, which: Any = None, level: float = 0.999) -> Profile:
         """Profile likelihoods."""
 
+    def influence(self, cases: Any = "rows", method: InfluenceMethod = "both") -> Influence:
+        """Influence of rows or groups."""
+
 
 @dataclass(frozen=True, slots=True)
-class Plots:
+class Plots(CheckingPlots, GroupPlots):
     """The plots of a fit: ``fit.plot.caterpillar()``.
 
     Parameters
@@ -71,13 +73,15 @@ class Plots:
         *,
         level: float = 0.95,
         beta: Beta = "known",
+        sort: bool = True,
+        intervals: Literal["single", "comparison"] = "single",
         ax: Axes | None = None,
     ) -> Axes:
         """Predicted random effects in order, with intervals: which groups stand out.
 
         Up to 60 levels are drawn one to a line with their names; more of them from left to right by rank.
-        Intervals that exclude zero are dark. The intervals are for one level at a time and not for comparing
-        two levels.
+        Intervals that exclude zero are dark. They are for one level at a time; those for comparing two levels
+        are shorter.
 
         Parameters
         ----------
@@ -90,6 +94,11 @@ class Plots:
         beta
             Whether the standard errors take the fixed effects as known or as estimated (see
             `MixedResults.ranef_se`).
+        sort
+            From the smallest effect to the largest; False: in the order of the levels.
+        intervals
+            ``"single"``: for one level at a time. ``"comparison"``: for comparing two levels, which differ
+            where their intervals do not overlap (see `MixedResults.comparison_intervals`).
         ax
             Axes to draw on; by default those of a new figure.
 
@@ -105,23 +114,150 @@ class Plots:
         >>> ax.get_title(loc="left")
         'Subject: Days'
         """
-        half_width = normal_quantile(level)
-        effects = self.fit.ranef()
-        label = _choose_group(effects, group)
-        name = _choose_effect(effects[label], label, effect)
-        values = effects[label][name].to_numpy()
-        half = half_width * self.fit.ranef_se(beta)[label][name].to_numpy()
-        order = np.argsort(values, kind="stable")
-        values, half = values[order], half[order]
-        labels = [_short(value) for value in effects[label].index[order]]
-        if ax is None:
-            ax = _new_axes(len(values))
-        strong = np.abs(values) > half
-        _draw(ax, values, half, strong, labels)
-        text = f"{100 * level:.12g}% intervals; {int(strong.sum()):,} of {len(values):,} exclude zero"
-        ax.set_title(f"{_short(label)}: {printable(name)}", loc="left", fontweight="bold", parse_math=False)
-        ax.set_title(text, loc="right", fontsize="small", color=_LINE)
-        return ax
+        effects, errors = self.fit.ranef(), self.fit.ranef_se(beta)
+        if intervals not in ("single", "comparison"):
+            raise DataError(f"intervals is {intervals!r}; they are 'single', or for 'comparison'")
+        factor = None
+        if intervals == "comparison" and effects:
+            table = self.fit.comparison_intervals(group, effect, level=level, beta=beta)
+            factor = float(table.attrs["factor"])
+        return draw_caterpillar(effects, errors, group, effect, level, sort, ax, factor)
+
+    def pairs(
+        self,
+        group: str | None = None,
+        effects: tuple[str, str] | None = None,
+        *,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """Predicted random effects of two kinds against each other, a point for each level.
+
+        The dashed ellipse would hold half of the true effects under the estimated covariance; predicted
+        effects are shrunken, so that more of them lie within.
+
+        Parameters
+        ----------
+        group
+            Grouping; by default the one with the fewest levels among those with several effects.
+        effects
+            Names of two effects; by default the first two.
+        ax
+            Axes to draw on; by default those of a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import jaxmixed as jm
+        >>> fit = jm.mixed("Reaction ~ Days + (Days | Subject)", jm.datasets.load("sleepstudy"))
+        >>> ax = fit.plot.pairs()
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('(Intercept)', 'Days')
+        """
+        return draw_pairs(self.fit.ranef(), self._covariance, group, effects, ax)
+
+    def _covariance(self, group: str, first: str, second: str) -> np.ndarray:
+        """Estimated covariance matrix of two effects of a grouping; those of different terms have none."""
+        found = np.zeros((2, 2))
+        for term in self.fit.estimates.terms:
+            own = [i for i, name in enumerate((first, second)) if term.group == group and name in term.names]
+            at = [term.names.index((first, second)[i]) for i in own]
+            found[np.ix_(own, own)] = term.cov[np.ix_(at, at)]
+        return found
+
+    def margins(
+        self,
+        x: str,
+        by: str | Sequence[str] | None = None,
+        slope: str | None = None,
+        *,
+        at: Mapping[str, Any] | None = None,
+        weights: str = "equal",
+        level: float = 0.95,
+        ddf: str = "satterthwaite",
+        vcov: FixedInference | None = None,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """Marginal means along a column, with pointwise bands: what the fixed part predicts.
+
+        Means as of `MixedResults.emmeans`: other numbers at their means, averaged over the levels of other
+        factors. A number has a line, with ticks at the bottom where the data are, a factor a point and an
+        interval for each level.
+
+        Parameters
+        ----------
+        x
+            Column of the fixed part.
+        by
+            Columns whose levels have lines of their own; a number with more than five values has three
+            lines, at its mean and a standard deviation to either side.
+        slope
+            Numeric column: marginal slopes in it (`MixedResults.emtrends`) instead of means.
+        at
+            Values of columns, `x` and `by` included.
+        weights, level, ddf, vcov
+            As for `MixedResults.emmeans`.
+        ax
+            Axes to draw on; by default those of a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import jaxmixed as jm
+        >>> fit = jm.mixed("yield ~ Variety * nitro + (1 | Block)", jm.datasets.load("oats"))
+        >>> ax = fit.plot.margins("nitro", by="Variety")
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['Golden Rain', 'Marvellous', 'Victory']
+        """
+        return draw_margins(self.fit, x, by, slope, at, weights, level, ddf, vcov, ax)
+
+    def influence(
+        self,
+        cases: Any = "rows",
+        kind: InfluencePlot = "index",
+        *,
+        method: InfluenceMethod = "approximate",
+        mark: int = 5,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """Influence of rows or groups on the coefficients.
+
+        Of more than 5,000 cases the most influential 5,000 are drawn (1,000 as bubbles). A fit's `influence`
+        gives the numbers behind the picture, and draws it, too.
+
+        Parameters
+        ----------
+        cases
+            ``"rows"``, a grouping, e.g. ``"school"``, or values; as for `MixedResults.influence`.
+        kind
+            ``"index"``: Cook's distance of every case, in order; the dashed line is at 4 / cases.
+            ``"bubble"``: residuals against leverages, the area in proportion to Cook's distance.
+            ``"agreement"``: true deletion against its first order (with ``method="both"``).
+        method
+            ``"approximate"``: to first order. ``"deletion"``: by fits without each case. ``"both"``: these,
+            with a ring around the cases where the first order misleads.
+        mark
+            How many of the most influential cases carry their names.
+        ax
+            Axes to draw on; by default those of a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import jaxmixed as jm
+        >>> fit = jm.mixed("Reaction ~ Days + (Days | Subject)", jm.datasets.load("sleepstudy"))
+        >>> fit.plot.influence("Subject").get_title(loc="left").strip()
+        'Influence of Subject'
+        """
+        return self.fit.influence(cases, method).plot(kind, mark=mark, ax=ax)
 
     def profile(
         self,
@@ -159,94 +295,11 @@ class Plots:
         return self.fit.profile(which).plot(kind, level=level, axes=axes)
 
 
-def _choose_group(effects: dict[str, pd.DataFrame], group: str | None) -> str:
-    if not effects:
-        raise DataError("a linear model has no random effects to plot")
-    if group is None:
-        return min(effects, key=lambda label: len(effects[label]))
-    if group not in effects:
-        raise DataError(f"the model has no grouping {group!r}; it has {_listed(effects)}")
-    return group
-
-
-def _choose_effect(table: pd.DataFrame, label: str, effect: str | None) -> str:
-    if effect is None:
-        return _INTERCEPT if _INTERCEPT in table.columns else str(table.columns[0])
-    if effect not in table.columns:
-        raise DataError(
-            f"{printable(label)} has no random effect {effect!r}; it has {_listed(table.columns)}"
-        )
-    return effect
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(repr(printable(name)) for name in names)
-
-
-def _short(value: object) -> str:
-    text = printable(value)
-    return text if len(text) <= _MAX_LABEL else text[: _MAX_LABEL - 1] + "…"
-
-
-def _new_axes(num_levels: int) -> Axes:
-    try:
-        from matplotlib import pyplot as plt
-    except ImportError:
-        raise JaxMixedError("plots need matplotlib: pip install 'jaxmixed[plot]'") from None
-    return plt.subplots(figsize=_figure_size(num_levels), layout="constrained")[1]
-
-
-def _figure_size(num_levels: int) -> tuple[float, float]:
-    return (6.4, 1.3 + 0.2 * max(4, num_levels)) if num_levels <= _MAX_LABELLED else (8.5, 4.2)
-
-
-def _draw(ax: Axes, values: np.ndarray, half: np.ndarray, strong: np.ndarray, labels: list[str]) -> None:
-    """Intervals and points, quiet ones first, so that the others lie on top."""
-    rank = np.arange(1, len(values) + 1)
-    for mask, colours, layer in ((~strong, _QUIET, 2), (strong, _STRONG, 3)):
-        ends = (rank[mask], (values - half)[mask], (values + half)[mask])
-        if len(values) <= _MAX_LABELLED:
-            ax.hlines(*ends, colors=colours.line, linewidth=1.8, zorder=layer)
-            ax.scatter(values[mask], rank[mask], s=22, color=colours.point, linewidths=0, zorder=layer + 2)
-        elif len(values) <= _MAX_SEPARATE:
-            ax.vlines(*ends, colors=colours.line, linewidth=1.2 if len(values) < 200 else 0.9, zorder=layer)
-            ax.scatter(rank[mask], values[mask], s=11, color=colours.point, linewidths=0, zorder=layer + 2)
-        else:
-            # Lines this close together would flicker: they become one pale band under the points.
-            ax.vlines(*ends, colors=colours.band, linewidth=max(0.15, 900 / len(values)), zorder=layer)
-            ax.scatter(rank[mask], values[mask], s=3, color=colours.point, linewidths=0, zorder=layer + 4)
-    if len(values) <= _MAX_LABELLED:
-        _label_levels(ax, rank, labels)
-    else:
-        _label_ranks(ax, rank)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
-def _label_levels(ax: Axes, rank: np.ndarray, labels: list[str]) -> None:
-    ax.axvline(0, color=_LINE, linewidth=0.9, zorder=1)
-    ax.set_yticks(rank, labels, parse_math=False)
-    ax.set_ylim(0.2, len(rank) + 0.8)
-    ax.set_xlabel("Predicted random effect")
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x", color=_GRID, linewidth=0.8)
-    ax.spines["left"].set_visible(False)
-
-
-def _label_ranks(ax: Axes, rank: np.ndarray) -> None:
-    ax.axhline(0, color=_LINE, linewidth=0.9, zorder=4)
-    margin = 0.015 * len(rank)
-    ax.set_xlim(1 - margin, len(rank) + margin)
-    ax.set_xlabel("Rank")
-    ax.set_ylabel("Predicted random effect")
-    ax.grid(axis="y", color=_GRID, linewidth=0.8)
-
-
 def save_caterpillar(fit: _Fit, path: Path, level: float) -> None:
     """Write the default caterpillar plot to a file, without a window or a display."""
     from matplotlib.figure import Figure
 
     tables = fit.ranef()
-    figure = Figure(figsize=_figure_size(len(tables[_choose_group(tables, None)])), layout="constrained")
+    figure = Figure(figsize=figure_size(len(tables[choose_group(tables, None)])), layout="constrained")
     Plots(fit).caterpillar(level=level, ax=figure.add_subplot())
     figure.savefig(path, dpi=200)

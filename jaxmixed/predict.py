@@ -1,21 +1,26 @@
-"""Predictions on the fitted rows and on new data: Xβ̂ plus offset plus predicted random effects."""
+"""Rows to predict: Xβ̂ plus offset plus predicted random effects, for the fitted rows and for new data.
+
+A prediction is a linear combination of the fixed effects and of the random effects of the chosen terms;
+:class:`PredictionRows` holds the combinations, from which estimates, their standard errors and their
+derivatives are all made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from jaxmixed.encoding import encode_fixed, encode_random
+from jaxmixed.encoding import encode_effects, encode_fixed, encode_random
 from jaxmixed.errors import DataError, printable
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates, TermEstimate
     from jaxmixed.frame import GroupDesign, ModelFrame
 
-Modes = Callable[[], Sequence[np.ndarray]]
 _MAX_LISTED = 10
 
 
@@ -34,54 +39,158 @@ def group_contribution(Z: np.ndarray, codes: np.ndarray, modes: np.ndarray) -> n
     return total
 
 
+class TermRows(NamedTuple):
+    """What a random-effects term contributes to rows.
+
+    Attributes
+    ----------
+    term : int
+        Its position among the terms of the estimates.
+    Z : (n, q) array
+        Values of the effects; NaN in rows with a missing value.
+    codes : (n,) int array
+        Levels; -1 for those that the model was not fitted to, and in rows with a missing value.
+    """
+
+    term: int
+    Z: np.ndarray
+    codes: np.ndarray
+
+
+@dataclass(frozen=True)
+class PredictionRows:
+    """Rows to predict.
+
+    Attributes
+    ----------
+    X : (n, p) array
+        NaN in rows with a missing value.
+    offset : (n,) array or None
+    terms : tuple of TermRows
+        Of the terms that the predictions include.
+    index : pandas.Index
+        Labels of the rows.
+    """
+
+    X: np.ndarray
+    offset: np.ndarray | None
+    terms: tuple[TermRows, ...]
+    index: pd.Index
+
+    def values(self, beta: np.ndarray, modes: Sequence[np.ndarray]) -> np.ndarray:
+        """Predictions (n,), offset included, NaN in rows with a missing value.
+
+        Parameters
+        ----------
+        beta : (p,) array
+            A NaN, of a dropped coefficient, counts as zero.
+        modes : sequence of (m, q) arrays
+            Of all terms.
+        """
+        total = linear_predictor(self.X, beta, self.offset)
+        for own in self.terms:
+            total += group_contribution(own.Z, own.codes, modes[own.term])
+        return total
+
+    def at(self, rows: slice | np.ndarray) -> PredictionRows:
+        """Some of the rows, by position."""
+        offset = None if self.offset is None else self.offset[rows]
+        terms = tuple(TermRows(own.term, own.Z[rows], own.codes[rows]) for own in self.terms)
+        return PredictionRows(self.X[rows], offset, terms, self.index[rows])
+
+
+def fitted_rows(frame: ModelFrame, estimates: Estimates, random: bool | str = True) -> PredictionRows:
+    """The model's own rows, with the chosen terms; views of its arrays.
+
+    Parameters
+    ----------
+    frame : ModelFrame
+    estimates : Estimates
+    random : bool or str
+        See `MixedResults.predict`.
+    """
+    designs = [
+        (i, frame.groups[estimates.terms[i].frame_index]) for i in chosen_terms(frame, estimates, random)
+    ]
+    terms = tuple(TermRows(i, group.Z, group.codes) for i, group in designs)
+    return PredictionRows(frame.X, frame.offset, terms, frame.index)
+
+
 def fitted_values(frame: ModelFrame, estimates: Estimates, modes: Sequence[np.ndarray]) -> np.ndarray:
     """Conditional fitted values of the model's own rows."""
-    total = linear_predictor(frame.X, estimates.beta, frame.offset)
-    for term, values in zip(estimates.terms, modes, strict=True):
-        group = frame.groups[term.frame_index]
-        total += group_contribution(group.Z, group.codes, values)
-    return total
+    return fitted_rows(frame, estimates).values(estimates.beta, modes)
 
 
-def predict(
+def prediction_rows(
     frame: ModelFrame,
     estimates: Estimates,
-    modes: Modes,
-    newdata: Any,
-    random: bool | str,
-    allow_new_levels: bool,
-    offset: Any,
-) -> pd.Series:
-    """Predictions by row; see `MixedResults.predict`, which gives ``modes`` lazily."""
-    chosen = _chosen_terms(frame, estimates, random)
+    newdata: Any = None,
+    random: bool | str = True,
+    allow_new_levels: bool = False,
+    offset: Any = None,
+) -> PredictionRows:
+    """Rows to predict, of the fit or of new data encoded alike.
+
+    Parameters
+    ----------
+    frame : ModelFrame
+    estimates : Estimates
+    newdata, random, allow_new_levels, offset
+        See `MixedResults.predict`.
+
+    Returns
+    -------
+    PredictionRows
+
+    Raises
+    ------
+    DataError
+        Naming the argument, column or level at fault.
+    """
     if newdata is None:
         if offset is not None:
             raise DataError(
                 "offset= is for new data; predictions of the fitted rows use the offset of the fit"
             )
-        total = linear_predictor(frame.X, estimates.beta, frame.offset)
-        for i in chosen:
-            group = frame.groups[estimates.terms[i].frame_index]
-            total = total + group_contribution(group.Z, group.codes, modes()[i])
-        return pd.Series(total, index=frame.index, name="predicted")
+        return fitted_rows(frame, estimates, random)
+    chosen = chosen_terms(frame, estimates, random)
     X, row_ok, new_offset = encode_fixed(frame.encoding, newdata, offset=offset)
-    total = linear_predictor(X, estimates.beta, new_offset)
-    total[~row_ok] = np.nan
+    new_offset[~row_ok] = np.nan
     unseen: dict[str, tuple[str, ...]] = {}
+    terms = []
     for i in chosen:
         term = estimates.terms[i]
         Z, codes, unknown = encode_random(frame.encoding, newdata, term.frame_index)
         if unknown:
             unseen[term.group] = unknown
-        # A row with a missing group or covariate has NaN in Z, and so in the prediction.
-        total += group_contribution(Z, codes, modes()[i])
+        terms.append(TermRows(i, Z, codes))
     if unseen and not allow_new_levels:
         raise _unseen_levels(unseen)
-    return pd.Series(total, index=_row_labels(newdata, len(total)), name="predicted")
+    return PredictionRows(X, new_offset, tuple(terms), _row_labels(newdata, len(X)))
 
 
-def _chosen_terms(frame: ModelFrame, estimates: Estimates, random: bool | str) -> list[int]:
-    """Positions of the terms that a prediction includes."""
+def effects_of_new_groups(
+    frame: ModelFrame, estimates: Estimates, rows: PredictionRows, newdata: Any
+) -> list[tuple[int, np.ndarray]]:
+    """Positions and designs (n, q) of the terms that predictions leave out.
+
+    Parameters
+    ----------
+    frame : ModelFrame
+    estimates : Estimates
+    rows : PredictionRows
+    newdata : table or None
+        What the rows were made from; grouping columns of these terms are not needed.
+    """
+    included = {own.term for own in rows.terms}
+    left_out = [(i, term.frame_index) for i, term in enumerate(estimates.terms) if i not in included]
+    if newdata is None:
+        return [(i, frame.groups[k].Z) for i, k in left_out]
+    return [(i, encode_effects(frame.encoding, newdata, k)) for i, k in left_out]
+
+
+def chosen_terms(frame: ModelFrame, estimates: Estimates, random: bool | str) -> list[int]:
+    """Positions of the terms that a prediction includes: all, none, or down to a grouping."""
     if isinstance(random, bool | np.bool_):
         return list(range(len(estimates.terms))) if random else []
     labels = list(dict.fromkeys(term.group for term in estimates.terms))

@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxmixed._distributions import normal_quantile
-from jaxmixed.errors import DataError, JaxMixedError
+from jaxmixed.plot_style import (
+    BAND,
+    CURVE,
+    DASHES,
+    LINE,
+    MOST_COLUMNS,
+    dress,
+    given_panels,
+    new_panels,
+    percent,
+    zero_line,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_CURVE, _BAND = "#0b4f8a", "#8fb8dc"
-_LINE, _GRID = "#555555", "#e6e6e6"
-_MOST_COLUMNS = 3
 _FINE = 400
 
 
@@ -56,36 +64,21 @@ def _interpolated(curve: Curve) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _panels(count: int, axes: Any, level: float) -> np.ndarray:
     """Axes, one for each parameter; a new figure says what is shaded."""
     if axes is not None:
-        found = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-        if len(found) < count:
-            raise DataError(f"axes= has {len(found)} axes; the profile needs {count}, one for each parameter")
-        return found[:count]
-    try:
-        from matplotlib import pyplot as plt
-    except ImportError:
-        raise JaxMixedError("plots need matplotlib: pip install 'jaxmixed[plot]'") from None
-    columns = min(count, _MOST_COLUMNS)
-    rows = -(-count // columns)
-    size = (max(3.0 * columns, 4.2) + 0.4, 2.5 * rows + 0.4)
-    figure, panels = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    figure.supxlabel(f"shaded: {100 * level:.12g}% intervals", fontsize="small", color=_LINE)
-    panels = panels.ravel()
-    for empty in panels[count:]:
-        empty.remove()
-    return np.asarray(panels[:count])
+        return given_panels(axes, count, f"the profile needs {count}, one for each parameter")
+    figure, panels = new_panels(count, MOST_COLUMNS, (3.0, 2.5), (0.4, 4.2))
+    figure.supxlabel(f"shaded: {percent(level)} intervals", fontsize="small", color=LINE)
+    return panels
 
 
 def _dress(ax: Axes, curve: Curve, label: str) -> None:
     ax.set_title(curve.name, loc="left", fontsize="medium", fontweight="bold", parse_math=False)
     ax.set_ylabel(label)
-    ax.grid(color=_GRID, linewidth=0.8)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    dress(ax)
     ax.locator_params(axis="x", nbins=5)
 
 
 def _empty(ax: Axes) -> bool:
-    ax.text(0.5, 0.5, "not determined", transform=ax.transAxes, ha="center", color=_LINE)
+    ax.text(0.5, 0.5, "not determined", transform=ax.transAxes, ha="center", color=LINE)
     return True
 
 
@@ -114,11 +107,11 @@ def draw_zeta(curves: list[Curve], level: float, axes: Any = None) -> np.ndarray
             min(max(limit, grid[0]), grid[-1]) for limit in np.nan_to_num(curve.interval, nan=np.inf)
         )
         for sign in (-1, 1):
-            ax.axhline(sign * z, color=_LINE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        ax.axhline(0, color=_LINE, linewidth=0.8, zorder=1)
-        ax.axvspan(low, high, color=_BAND, alpha=0.3, linewidth=0, zorder=0)
-        ax.plot(grid, zeta, color=_CURVE, linewidth=1.8, zorder=3)
-        ax.plot(curve.estimate, 0, marker="o", markersize=4.5, color=_CURVE, zorder=4)
+            ax.axhline(sign * z, color=LINE, linewidth=0.8, linestyle=DASHES, zorder=1)
+        zero_line(ax)
+        ax.axvspan(low, high, color=BAND, alpha=0.3, linewidth=0, zorder=0)
+        ax.plot(grid, zeta, color=CURVE, linewidth=1.8, zorder=3)
+        ax.plot(curve.estimate, 0, marker="o", markersize=4.5, color=CURVE, zorder=4)
     return panels
 
 
@@ -134,7 +127,7 @@ def draw_density(curves: list[Curve], level: float, axes: Any = None) -> np.ndar
         density = np.exp(-0.5 * zeta**2) / np.sqrt(2 * np.pi) * np.maximum(slope, 0)
         low, high = curve.interval
         inside = (grid >= low) & (grid <= high)
-        ax.fill_between(grid, density, where=inside, color=_BAND, alpha=0.5, linewidth=0, zorder=2)
-        ax.plot(grid, density, color=_CURVE, linewidth=1.8, zorder=3)
+        ax.fill_between(grid, density, where=inside, color=BAND, alpha=0.5, linewidth=0, zorder=2)
+        ax.plot(grid, density, color=CURVE, linewidth=1.8, zorder=3)
         ax.set_ylim(0, None)
     return panels

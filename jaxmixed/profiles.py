@@ -20,6 +20,7 @@ import pandas as pd
 
 from jaxmixed._distributions import normal_quantile
 from jaxmixed.errors import ConvergenceWarning, DataError, printable, user_level
+from jaxmixed.fitted import Fitted
 from jaxmixed.formatting import Table, number, wrapped
 from jaxmixed.inference import VarianceParameters, natural_parameters, variance_inference
 from jaxmixed.parameter_values import parameters_of
@@ -27,7 +28,6 @@ from jaxmixed.profile_constraints import Everything, Held, Holding, held_element
 from jaxmixed.profile_likelihood import Criterion, Lane
 from jaxmixed.profile_paths import Point, Track, begin, follow, limits
 from jaxmixed.profile_plots import Curve, draw_density, draw_zeta
-from jaxmixed.resampling import Fitted
 
 PlotKind = Literal["zeta", "density"]
 

@@ -39,6 +39,8 @@ def fit_reductions(
     *,
     method: Method = "reml",
     max_evaluations: int = optim.MAX_ITERATIONS,
+    start: np.ndarray | None = None,
+    one_by_one: bool = False,
 ) -> ManyEstimates:
     """Fit data sets of one formula that have designs of their own.
 
@@ -55,6 +57,12 @@ def fit_reductions(
     method : {"reml", "ml"}
     max_evaluations : int
         Limit of one run of the optimiser.
+    start : (k,) array, optional
+        Parameters in the units of the data, terms in their order, from which all are fitted; by default each
+        starts from its own moments.
+    one_by_one : bool
+        Fit one after the other: for a few, where the program for one is there already and that for many side
+        by side would have to be compiled.
 
     Returns
     -------
@@ -82,7 +90,8 @@ def fit_reductions(
         batches.setdefault(structure_of(reduction, labels), []).append(number)
     for members in batches.values():
         own = [one for one in (reductions[number] for number in members) if one is not None]
-        part = _Batch(own, labels, x_names, method, max_evaluations).fit()
+        batch = _Batch(own, labels, x_names, method, max_evaluations, one_by_one)
+        part = batch.fit(start)
         found = place(found, np.array(members), part)
     return found
 
@@ -129,8 +138,9 @@ class _Batch:
         x_names: tuple[str, ...],
         method: Method,
         max_evaluations: int,
+        one_by_one: bool,
     ) -> None:
-        self.reductions, self.max_evaluations = reductions, max_evaluations
+        self.reductions, self.max_evaluations, self.one_by_one = reductions, max_evaluations, one_by_one
         first = reductions[0]
         terms = first.stats.terms
         every = [units_of(reduction.stats) for reduction in reductions]
@@ -152,18 +162,32 @@ class _Batch:
     def _runner(self) -> LaneRunner | OneByOne:
         compact = [statistics_of(reduction) for reduction in self.reductions]
         method, limit = self.models.method, self.max_evaluations
-        if compact[0].root is None:
+        if compact[0].root is None and not self.one_by_one:
             compact = pad_alike(compact)
             if lane_count(len(compact), compact[0]) > 1:
                 own = jax.tree.map(lambda *values: np.stack(values, axis=-1), *compact)
                 return LaneRunner(own, None, compact[0], method, limit)
         return OneByOne(compact.__getitem__, len(compact), self.models.terms, method, limit)
 
-    def fit(self) -> ManyEstimates:
+    def _starts(self, theta: np.ndarray) -> np.ndarray:
+        """Parameters of the data's columns in the standardised coordinates of each data set, (m, k)."""
+        parts, first = [], 0
+        for number, term in enumerate(self.models.terms):
+            own = theta[first : first + term.covariance.num_params]
+            bases = np.stack([reduction.columns[number].basis for reduction in self.reductions])
+            parts.append(term.covariance.transformed(np.broadcast_to(own, (len(bases), len(own))), bases))
+            first += len(own)
+        return np.concatenate(parts, axis=1)
+
+    def fit(self, start: np.ndarray | None = None) -> ManyEstimates:
         """Optimise, judge, and bring to natural scales."""
         if not self.models.terms:
             nothing = np.zeros(len(self.reductions), dtype=np.int64)
             return estimates_of(self.models, self.models.linear_optima(), nothing)
         run = self._runner()
-        found = search(run, np.stack([moment_start(statistics_of(own)) for own in self.reductions]))
+        if start is None:
+            starts = np.stack([moment_start(statistics_of(own)) for own in self.reductions])
+        else:
+            starts = self._starts(start)
+        found = search(run, starts)
         return estimates_of(self.models, found, run.evaluations)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from jaxmixed.contrasts import FactorCoding, known_codes, listed
+from jaxmixed.contrasts import FactorCoding, known_codes
 from jaxmixed.design_slopes import fixed_design, fixed_slope
-from jaxmixed.errors import DataError
+from jaxmixed.errors import DataError, listed
 from jaxmixed.ingest import Table, read_columns
 
 if TYPE_CHECKING:

@@ -21,18 +21,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmixed.errors import DataError, DesignError, FormulaError, printable
+from jaxmixed import relatedness
+from jaxmixed.errors import DataError, DesignError, FormulaError, listed
 
 ASYMMETRY = 1e-8
 """Elements (i, j) and (j, i) that differ by more than this share of the largest element are an error."""
 
 NEGATIVE = 1e-8
 """So is an eigenvalue below minus this share of the largest one."""
-
-PROPORTIONAL = 1e-10
-"""A matrix that differs from a multiple of the identity by less than this share of it is one."""
-
-_MAX_LISTED = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,15 +73,14 @@ class Relationship:
     recorded: int
 
     @property
-    def correlation(self) -> np.ndarray:
-        """A among the levels in the data, divided by the mean of its diagonal."""
-        own = self.matrix[: self.recorded, : self.recorded]
-        return np.asarray(own / np.mean(np.diagonal(own)))
+    def among_recorded(self) -> np.ndarray:
+        """A among the levels in the data."""
+        return self.matrix[: self.recorded, : self.recorded]
 
     @property
     def is_plain(self) -> bool:
         """Whether the levels in the data are unrelated and alike: A is a multiple of the identity there."""
-        return bool(np.abs(self.correlation - np.eye(self.recorded)).max() <= PROPORTIONAL)
+        return relatedness.is_plain(self.among_recorded)
 
 
 def known(A: Any, levels: Any = None, within: Any = None, *, precision: bool = False) -> Known:
@@ -177,7 +172,7 @@ def _labels(values: Any, what: str) -> pd.Index:
         raise DataError(f"{what} of known() have {len(missing)} missing labels, the first at {missing[0]}")
     repeated = labels[labels.duplicated()].unique()
     if len(repeated):
-        raise DataError(f"{what} of known() repeat {_listed(repeated)}; each level has one row")
+        raise DataError(f"{what} of known() repeat {listed(repeated)}; each level has one row")
     return labels
 
 
@@ -208,15 +203,15 @@ def _checked(A: Any, labels: pd.Index, what: str) -> np.ndarray:
         i, j = np.argwhere(~np.isfinite(matrix))[0].tolist()
         raise DataError(
             f"{what} of known() has {np.count_nonzero(~np.isfinite(matrix))} missing or infinite values, the "
-            f"first between {_name(labels[i])} and {_name(labels[j])}"
+            f"first between {listed([labels[i]])} and {listed([labels[j]])}"
         )
     largest = float(np.abs(matrix).max())
     difference = np.abs(matrix - matrix.T)
     if difference.max() > ASYMMETRY * largest:
         i, j = divmod(int(difference.argmax()), len(matrix))
         raise DataError(
-            f"{what} of known() is not symmetric: {matrix[i, j]:.6g} between {_name(labels[i])} and "
-            f"{_name(labels[j])}, but {matrix[j, i]:.6g} the other way"
+            f"{what} of known() is not symmetric: {matrix[i, j]:.6g} between {listed([labels[i]])} and "
+            f"{listed([labels[j]])}, but {matrix[j, i]:.6g} the other way"
         )
     return (matrix + matrix.T) / 2
 
@@ -247,15 +242,6 @@ def _inverse(precision: np.ndarray) -> np.ndarray:
         ) from None
     inverse = np.linalg.inv(precision)
     return (inverse + inverse.T) / 2
-
-
-def _name(label: Any) -> str:
-    return printable(str(label)) if not isinstance(label, str) else repr(printable(label))
-
-
-def _listed(labels: pd.Index) -> str:
-    shown = ", ".join(_name(label) for label in labels[:_MAX_LISTED])
-    return shown + (f" and {len(labels) - _MAX_LISTED:,} more" if len(labels) > _MAX_LISTED else "")
 
 
 def separate(covariance: Any) -> tuple[Any, dict[str, Known]]:
@@ -330,7 +316,7 @@ def match_levels(own: Known, levels: pd.Index, label: str, columns: tuple[str, .
         alike = all(str(value) in texts for value in missing)
         raise DataError(
             f"{len(missing):,} of the {len(levels):,} levels of {label!r} are not in the relationship "
-            f"matrix: {_listed(missing)}"
+            f"matrix: {listed(missing)}"
             + (
                 "; they are there as values of another type, e.g. "
                 f"{own.levels[0]!r} beside {missing[0]!r}: give levels= the type of the column"
@@ -350,7 +336,7 @@ def match_levels(own: Known, levels: pd.Index, label: str, columns: tuple[str, .
     zero = np.flatnonzero(np.diagonal(matrix)[: len(levels)] <= 0)
     if len(zero):
         raise DataError(
-            f"the relationship matrix of {label!r} is zero for levels in the data: {_listed(levels[zero])}; "
+            f"the relationship matrix of {label!r} is zero for levels in the data: {listed(levels[zero])}; "
             "their effects would be zero. Leave their rows out, or correct the matrix"
         )
     matrix.flags.writeable = False

@@ -10,18 +10,27 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed.announcements import announce_verdicts
-from jaxmixed.bootstrap import Bootstrap, BootstrapKind, Interval, bootstrap, bootstrap_limits
 from jaxmixed.errors import DataError
-from jaxmixed.many_fits import refit_many, refit_one
-from jaxmixed.many_results import ManyResults
-from jaxmixed.nulls import NullDistribution, permutation_test
-from jaxmixed.profiles import profile_limits
-from jaxmixed.replicates import simulate_fit
+from jaxmixed.later import later
 
 if TYPE_CHECKING:
+    from jaxmixed.bootstrap import Bootstrap, BootstrapKind, Interval, bootstrap, bootstrap_limits
     from jaxmixed.estimates import Estimates
     from jaxmixed.fixed_inference import FixedInference
     from jaxmixed.frame import ModelFrame
+    from jaxmixed.many_fits import refit_many, refit_one
+    from jaxmixed.many_results import ManyResults
+    from jaxmixed.nulls import NullDistribution, permutation_test
+    from jaxmixed.profiles import profile_limits
+    from jaxmixed.replicates import simulate_fit
+else:
+    bootstrap = later("bootstrap", "bootstrap")
+    bootstrap_limits = later("bootstrap", "bootstrap_limits")
+    refit_many = later("many_fits", "refit_many")
+    refit_one = later("many_fits", "refit_one")
+    permutation_test = later("nulls", "permutation_test")
+    profile_limits = later("profiles", "profile_limits")
+    simulate_fit = later("replicates", "simulate_fit")
 
 
 class Replication:

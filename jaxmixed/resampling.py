@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from jaxmixed.crossproducts import Design, Reduction, reduce_rows, same_memory
 from jaxmixed.diagnosis import TermLabel
 from jaxmixed.draws import Draws, simulate_responses
 from jaxmixed.errors import DataError, DesignError, printable
+from jaxmixed.fitted import Fitted
 from jaxmixed.layout import Grouping
 from jaxmixed.likelihood import Method
 from jaxmixed.many_estimates import ManyEstimates, arrays_of
@@ -29,7 +30,6 @@ from jaxmixed.replicates import response_source
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
-    from jaxmixed.frame import ModelFrame
 
 LEVELS_STREAM, ROWS_STREAM = "resampled levels", "resampled rows"
 """Streams of random numbers: which levels of the groupings, and which rows, are drawn."""
@@ -39,22 +39,6 @@ MOST, MOST_LARGE = schedule.BLOCK, 128
 are reduced from their rows or have crossed groupings."""
 
 _NO_RESIDUALS = 1e-12  # root mean square beside sigma
-
-
-class Fitted(Protocol):
-    """What replicates need of a fit."""
-
-    @property
-    def frame(self) -> ModelFrame:
-        """The data as the model saw them."""
-
-    @property
-    def estimates(self) -> Estimates:
-        """The estimates."""
-
-    @property
-    def state(self) -> Any:
-        """The reduced data."""
 
 
 Responses = Callable[[int, int], np.ndarray]
@@ -87,11 +71,6 @@ def refitter_of(fit: Fitted) -> Refitter:
     """
     method: Method = "reml" if fit.estimates.method == "reml" else "ml"
     return Refitter(fit.state, labels_of(fit.estimates), fit.frame.x_names, method=method)
-
-
-def response_of(frame: ModelFrame) -> np.ndarray:
-    """The response less any offset, (n,)."""
-    return frame.y if frame.offset is None else frame.y - frame.offset
 
 
 # Further responses
@@ -409,7 +388,7 @@ def by_responses(fit: Fitted, responses: Responses) -> Fits:
 def by_designs(fit: Fitted, designs: Designs) -> Fits:
     """Fits of replicates that are designs of their own."""
     estimates, x_names = fit.estimates, fit.frame.x_names
-    y, labels = response_of(fit.frame), labels_of(estimates)
+    y, labels = fit.frame.y_less_offset, labels_of(estimates)
     covariances = tuple(term.covariance for term in estimates.terms)
     method: Method = "reml" if estimates.method == "reml" else "ml"
 

@@ -17,9 +17,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from jaxmixed import basis
 from jaxmixed._types import AnyArray
-from jaxmixed.basis import EXACT_FIT, ColumnBasis, FixedBasis
+from jaxmixed.basis import EXACT_FIT, ColumnBasis, FixedBasis, constant_column
 from jaxmixed.crossproducts import Reduction, level_bases, project_out
 from jaxmixed.errors import DataError
 from jaxmixed.groupsums import GroupSums, PatternSums, WithinGroups, order_by_size, product
@@ -211,7 +210,7 @@ class _FixedPart:
         self.columns = fixed.columns.standardise(X, order)
         weighted = self.columns if weights is None else weights[:, None] * self.columns
         self.products = np.ascontiguousarray(weighted.T)
-        constant = basis._constant_column(X)
+        constant = constant_column(X)
         self.constant = None if constant is None else int(np.searchsorted(fixed.columns.keep, constant))
         self.value = 1.0 if constant is None else float(X[0, constant])
 

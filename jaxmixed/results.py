@@ -8,19 +8,19 @@ that editing one changes no later answer.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pandas as pd
 
-from jaxmixed import effects
 from jaxmixed._distributions import normal_quantile
+from jaxmixed.checking import Checking
 from jaxmixed.comparison import LikelihoodRatioTest, lrtest
-from jaxmixed.errors import DataError, printable
+from jaxmixed.errors import printable
 from jaxmixed.inference import VarianceInference, VarianceParameters, variance_inference, variance_table
+from jaxmixed.later import later
 from jaxmixed.marginal import Marginal
-from jaxmixed.plots import Beta, Plots
-from jaxmixed.predict import fitted_values, linear_predictor, predict
+from jaxmixed.predicting import Predicting
 from jaxmixed.replication import Replication
 from jaxmixed.tables import (
     RandomTerm,
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from jaxmixed.estimates import Diagnostics, Estimates
     from jaxmixed.fixed_inference import FixedInference
     from jaxmixed.frame import ModelFrame
+    from jaxmixed.plots import Plots
+else:
+    Plots = later("plots", "Plots")
 
-_KINDS = ("response", "pearson", "standardized")
-_BETAS = ("known", "estimated")
 
-
-class MixedResults(Replication, Testing, Marginal):
+class MixedResults(Predicting, Replication, Testing, Marginal, Checking):
     """A fitted linear mixed model.
 
     Parameters
@@ -211,10 +211,6 @@ class MixedResults(Replication, Testing, Marginal):
     def _inference(self) -> VarianceInference:
         return variance_inference(VarianceParameters.of(self.estimates)).model(0)
 
-    @cached_property
-    def _modes(self) -> tuple[np.ndarray, ...]:
-        return effects.random_effects(self.state, self.estimates) if self.estimates.terms else ()
-
     @property
     def random_terms(self) -> tuple[RandomTerm, ...]:
         """Estimated covariances of the random effects, one per term."""
@@ -236,160 +232,6 @@ class MixedResults(Replication, Testing, Marginal):
         has no standard error (NaN).
         """
         return self.variance_table(0.95)
-
-    def ranef(self) -> dict[str, pd.DataFrame]:
-        """Predicted random effects (conditional modes, BLUPs).
-
-        Returns
-        -------
-        dict of str to pandas.DataFrame
-            By grouping: a row per level, a column per effect, of all terms for that grouping.
-
-        Examples
-        --------
-        >>> import jaxmixed as jm
-        >>> fit = jm.mixed("Reaction ~ Days + (Days | Subject)", jm.datasets.load("sleepstudy"))
-        >>> fit.ranef()["Subject"].loc["308"].round(2).tolist()
-        [2.26, 9.2]
-        """
-        return self._by_group(self._modes)
-
-    def ranef_se(self, beta: Beta = "known") -> dict[str, pd.DataFrame]:
-        """Standard errors of the predicted random effects.
-
-        Parameters
-        ----------
-        beta : str
-            ``"known"``: given the fixed effects, as lme4's ``condVar`` and Stata's ``reses`` after ML.
-            ``"estimated"``: with the uncertainty of the fixed effects added, the standard deviation of the
-            predicted minus the true effect (Henderson 1975, Biometrics 31, 423-447).
-
-        Returns
-        -------
-        dict of str to pandas.DataFrame
-            Shaped as `ranef`.
-
-        Examples
-        --------
-        >>> import jaxmixed as jm
-        >>> fit = jm.mixed("wm ~ 1 + (1 | id)", jm.datasets.load("mini_wright"), method="ml")
-        >>> fit.ranef_se()["id"].iloc[0, 0].round(3)
-        np.float64(13.959)
-        """
-        if beta not in _BETAS:
-            raise DataError(
-                f"beta is {beta!r}; standard errors take the fixed effects as 'known' or as 'estimated'"
-            )
-        if not self.estimates.terms:
-            return {}
-        covariances = effects.random_effects_covariance(self.state, self.estimates, beta=beta)
-        # Rounding can leave a variance of an effect that is zero at -1e-30.
-        return self._by_group(
-            [np.sqrt(np.maximum(np.einsum("mii->mi", values), 0.0)) for values in covariances]
-        )
-
-    def _by_group(self, arrays: Any) -> dict[str, pd.DataFrame]:
-        """Tables of the terms, those of one grouping side by side."""
-        tables: dict[str, list[pd.DataFrame]] = {}
-        for term, values in zip(self.estimates.terms, arrays, strict=True):
-            levels = self.frame.groups[term.frame_index].levels.rename(term.group)
-            table = pd.DataFrame(np.array(values, dtype=np.float64), index=levels, columns=list(term.names))
-            tables.setdefault(term.group, []).append(table)
-        return {
-            group: found[0] if len(found) == 1 else pd.concat(found, axis=1)
-            for group, found in tables.items()
-        }
-
-    # Values by row
-
-    def _rows(self, values: np.ndarray, name: str) -> pd.Series:
-        return pd.Series(np.array(values, dtype=np.float64), index=self.frame.index, name=name)
-
-    @cached_property
-    def _fitted(self) -> np.ndarray:
-        return fitted_values(self.frame, self.estimates, self._modes)
-
-    @property
-    def fittedvalues(self) -> pd.Series:
-        """Conditional fitted values of the rows used: fixed effects, offset and predicted random effects."""
-        return self._rows(self._fitted, "fitted")
-
-    @property
-    def resid(self) -> pd.Series:
-        """Response minus `fittedvalues`."""
-        return self.residuals("response")
-
-    def residuals(self, kind: Literal["response", "pearson", "standardized"] = "response") -> pd.Series:
-        """Residuals of the rows used.
-
-        Parameters
-        ----------
-        kind : str
-            ``"response"``: response minus fitted values. ``"pearson"``: those times the square root of the
-            weight, as in lme4. ``"standardized"``: Pearson residuals divided by `sigma`, Stata's
-            ``rstandard``.
-
-        Returns
-        -------
-        pandas.Series
-
-        Examples
-        --------
-        >>> import jaxmixed as jm
-        >>> fit = jm.mixed("Reaction ~ Days + (Days | Subject)", jm.datasets.load("sleepstudy"))
-        >>> fit.residuals("standardized").abs().max().round(2)
-        np.float64(5.18)
-        """
-        if kind not in _KINDS:
-            raise DataError(f"kind is {kind!r}; residuals() gives {', '.join(map(repr, _KINDS))}")
-        values = self.frame.y - self._fitted
-        if kind != "response" and self.frame.weights is not None:
-            values = values * np.sqrt(self.frame.weights)
-        if kind == "standardized":
-            values = values / self.estimates.sigma
-        return self._rows(values, "resid")
-
-    def predict(
-        self,
-        newdata: Any = None,
-        random: bool | str = True,
-        allow_new_levels: bool = False,
-        *,
-        offset: Any = None,
-    ) -> pd.Series:
-        """Predictions for the rows used, or for new data.
-
-        Parameters
-        ----------
-        newdata : table, optional
-            New rows, encoded with the levels, contrasts and transforms of the fit; the response is not
-            needed, nor the grouping columns where ``random`` leaves them out. A missing value gives NaN in
-            its row.
-        random : bool or str
-            True: with the predicted random effects; False: population predictions; a grouping, e.g.
-            ``"school"``: with the random effects of that grouping and of those that contain it.
-        allow_new_levels : bool
-            Take the random effects of levels that the model was not fitted to as zero, instead of refusing
-            them.
-        offset : array_like, optional
-            Offset of the new rows, for a model whose offset was given as an array.
-
-        Returns
-        -------
-        pandas.Series
-            With the index of the data.
-
-        Examples
-        --------
-        >>> import jaxmixed as jm
-        >>> fit = jm.mixed("Reaction ~ Days + (Days | Subject)", jm.datasets.load("sleepstudy"))
-        >>> new = {"Days": [10, 12], "Subject": ["308", "new"]}
-        >>> fit.predict(new, allow_new_levels=True).round(2).tolist()
-        [450.33, 377.01]
-        """
-        return predict(
-            self.frame, self.estimates, lambda: self._modes, newdata, random, allow_new_levels, offset
-        )
 
     # Derived quantities and comparisons
 
@@ -484,25 +326,6 @@ class MixedResults(Replication, Testing, Marginal):
             "is_singular": self.is_singular,
         }
         return pd.DataFrame([facts])
-
-    def augment(self) -> pd.DataFrame:
-        """Rows used, with what the model says of each.
-
-        Returns
-        -------
-        pandas.DataFrame
-            The response, the groupings, and ``.fitted``, ``.fixed`` (population prediction), ``.resid`` and
-            ``.std_resid``; the dots keep these names apart from those of columns.
-        """
-        frame = self.frame
-        columns: dict[str, Any] = {frame.response_name: np.array(frame.y)}
-        for group in distinct_groups(frame, self.estimates):
-            columns[group.label] = group.levels.take(group.codes)
-        columns[".fitted"] = self._fitted
-        columns[".fixed"] = linear_predictor(frame.X, self.estimates.beta, frame.offset)
-        columns[".resid"] = frame.y - self._fitted
-        columns[".std_resid"] = self.residuals("standardized").to_numpy()
-        return pd.DataFrame(columns, index=frame.index)
 
     def group_sizes(self) -> pd.DataFrame:
         """Levels of each grouping and rows in them: ``levels``, ``min``, ``mean``, ``max``."""

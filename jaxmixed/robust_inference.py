@@ -15,10 +15,11 @@ from jaxmixed.fitting import spread_columns
 from jaxmixed.fixed_inference import FixedInference, alias_basis, linear_table
 from jaxmixed.formatting import Table, count, number, p_number, wrapped
 from jaxmixed.grouping import factorize
-from jaxmixed.ingest import DataColumn, column_from_values
+from jaxmixed.ingest import DataColumn
 from jaxmixed.linear_tests import joint_hypothesis
 from jaxmixed.predict import linear_predictor
 from jaxmixed.robust import KINDS, ClusterReference, Kind, WorkingModel, cluster_sums, information
+from jaxmixed.row_values import given_column
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
@@ -253,7 +254,7 @@ def _distinct(frame: ModelFrame) -> list[GroupDesign]:
     return sorted(found.values(), key=lambda group: group.num_recorded)
 
 
-def resolve_clusters(frame: ModelFrame, cluster: Any) -> Clusters:
+def resolve_clusters(frame: ModelFrame, cluster: Any, argument: str = "cluster") -> Clusters:
     """Clusters that a user asks for: by default the coarsest grouping, else by name or as values.
 
     Parameters
@@ -261,6 +262,8 @@ def resolve_clusters(frame: ModelFrame, cluster: Any) -> Clusters:
     frame : ModelFrame
     cluster : None, str, or array_like
         Values of the rows used, or of the data.
+    argument : str
+        Name of the argument, for messages.
 
     Returns
     -------
@@ -280,25 +283,12 @@ def resolve_clusters(frame: ModelFrame, cluster: Any) -> Clusters:
         coarsest = groups[0]
         return Clusters(coarsest.label, coarsest.codes, coarsest.levels[: coarsest.num_recorded])
     if isinstance(cluster, str):
-        return _named_clusters(frame, groups, cluster)
-    label = str(cluster.name) if isinstance(cluster, pd.Series) and cluster.name is not None else "cluster"
-    column = column_from_values(label, cluster)
-    length, n = len(column.values), len(frame.y)
-    if length not in (n, len(frame.kept)):
-        data = "" if n == len(frame.kept) else f" ({len(frame.kept)} in the data)"
-        raise DataError(f"cluster has {length} values, and the fit has {n} rows{data}: give one for each row")
-    rows = None if length == n else frame.kept
-    if isinstance(cluster, pd.Series):
-        own = cluster.index if rows is None else cluster.index[rows]
-        if not own.equals(frame.index):
-            raise DataError(
-                "the index of cluster does not match the index of the data, so its rows cannot be matched;"
-                " pass cluster=series.to_numpy() if the order is the same"
-            )
-    return _coded(label, column, rows)
+        return _named_clusters(frame, groups, cluster, argument)
+    column, rows = given_column(frame, cluster, argument)
+    return _coded(column.name, column, rows, argument)
 
 
-def _named_clusters(frame: ModelFrame, groups: list[GroupDesign], name: str) -> Clusters:
+def _named_clusters(frame: ModelFrame, groups: list[GroupDesign], name: str, argument: str) -> Clusters:
     for group in groups:
         if group.label == name:
             return Clusters(name, group.codes, group.levels[: group.num_recorded])
@@ -309,21 +299,21 @@ def _named_clusters(frame: ModelFrame, groups: list[GroupDesign], name: str) -> 
             part = coding.parts()[place][group.codes]
             return Clusters(name, part, coding.column_levels[place])
     if name in frame.columns:
-        return _coded(name, frame.columns[name], None)
+        return _coded(name, frame.columns[name], None, argument)
     known = dict.fromkeys([*(group.label for group in groups), *frame.columns])
     raise DataError(
         f"the fit has no column {name!r} (it keeps {', '.join(map(repr, known)) or 'none'}): give the values"
-        f" themselves, cluster=data[{name!r}]"
+        f" themselves, {argument}=data[{name!r}]"
     )
 
 
-def _coded(label: str, column: DataColumn, rows: np.ndarray | None) -> Clusters:
+def _coded(label: str, column: DataColumn, rows: np.ndarray | None, argument: str) -> Clusters:
     if column.missing is not None:
         missing = column.missing if rows is None else column.missing[rows]
         if missing.any():
             raise DataError(
-                f"the cluster {label!r} is missing in {np.count_nonzero(missing)} of the rows used; leave"
-                " these rows out of the data before the fit, or give them a cluster"
+                f"the {argument} {label!r} is missing in {np.count_nonzero(missing)} of the rows used; leave"
+                f" these rows out of the data before the fit, or give them a {argument}"
             )
     codes, levels = factorize(column, rows)
     return Clusters(label, codes, levels)

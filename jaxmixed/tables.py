@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from jaxmixed.certificate_advice import ADVICE, boundary_advice, summary_line
 from jaxmixed.comparison import linear_model_test
 from jaxmixed.errors import DataError, printable
 from jaxmixed.fixed_inference import FixedInference, JointTest, linear_table
@@ -31,6 +32,7 @@ from jaxmixed.inference import (
     natural_parameters,
     variance_table,
 )
+from jaxmixed.optimality import boundary_components
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates, TermEstimate
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 Scale = Literal["variance", "sd"]
 _FEW_LEVELS = 5
+_MOST_ADVICE = 2
 _METHODS = {"ml": "maximum likelihood (ML)", "reml": "restricted maximum likelihood (REML)"}
 
 
@@ -175,6 +178,8 @@ class Summary:
         Test against the linear model.
     notes
         What a reader should know about the numbers above.
+    checks
+        What was found about the optimum, in a line or two.
     """
 
     title: str
@@ -184,12 +189,14 @@ class Summary:
     tables: tuple[Table, ...]
     footer: tuple[str, ...]
     notes: tuple[str, ...]
+    checks: str = ""
 
     def __str__(self) -> str:
         blocks = [self.title]
         blocks += ["\n".join(wrapped(text, first="WARNING: ", indent="         ") for text in self.warnings)]
         blocks += [wrapped(self.formula, first="Formula: ", indent="         ")]
         blocks += ["\n".join(self._fact_lines())]
+        blocks += [wrapped(self.checks, first="Optimum: ", indent="         ") if self.checks else ""]
         blocks += [table.text() for table in self.tables]
         ending = [wrapped(text) for text in self.footer] + [
             wrapped(text, first="Note: ", indent="      ") for text in self.notes
@@ -238,11 +245,13 @@ class Summary:
             for i in range(max(len(side) for side in self.facts))
         )
         tables = "".join(table.html() for table in self.tables)
+        checks = f"<p>Optimum: {html.escape(self.checks)}</p>" if self.checks else ""
         ending = "".join(f"<p>{html.escape(text)}</p>" for text in self.footer)
         ending += "".join(f"<p><em>Note:</em> {html.escape(text)}</p>" for text in self.notes)
         return (
             f'<div class="jaxmixed-summary"><h4>{html.escape(self.title)}</h4>{warnings}'
-            f"<p><code>{html.escape(self.formula)}</code></p><table>{rows}</table>{tables}{ending}</div>"
+            f"<p><code>{html.escape(self.formula)}</code></p><table>{rows}</table>{checks}{tables}{ending}"
+            "</div>"
         )
 
 
@@ -269,7 +278,7 @@ def summarise(
     test = linear_model_test(estimates)
     return Summary(
         title=f"{kind} fitted by {_METHODS[estimates.method]}",
-        warnings=verdicts(estimates),
+        warnings=verdicts(frame, estimates),
         formula=printable(frame.formula.text),
         facts=(_data_facts(frame, estimates, fixed), _likelihood_facts(estimates)),
         tables=tuple(tables),
@@ -284,21 +293,28 @@ def summarise(
             )
         ),
         notes=_notes(frame, estimates, random, "" if test is None else test.note),
+        checks=summary_line(estimates),
     )
 
 
-def verdicts(estimates: Estimates) -> tuple[str, ...]:
-    """Every bad verdict on a fit, in words: convergence, dropped columns, singularity."""
+def verdicts(frame: ModelFrame, estimates: Estimates) -> tuple[str, ...]:
+    """Every bad verdict on a fit, in words, with advice: convergence, dropped columns, singularity."""
     found = estimates.diagnostics
-    messages = list(found.messages)
-    if not found.converged and not messages:
-        messages.append(f"the fit did not converge: {found.status}")
-    if found.rank_deficient and not any("dropped" in text for text in messages):
+    messages = [
+        f"{message}. {ADVICE[kind]}." for kind, message in zip(found.problems, found.messages, strict=True)
+    ]
+    if found.rank_deficient:
         names = ", ".join(found.rank_deficient)
         messages.append(f"fixed-effects columns that depend linearly on others were dropped: {names}")
-    if found.singular and not any("singular" in text for text in messages):
-        details = "; ".join(found.singular_terms) or "a variance is zero or a correlation is 1 or -1"
-        messages.append(f"the fit is singular: {details}")
+    if found.singular:
+        bounds = boundary_components(estimates)
+        advice = dict.fromkeys(boundary_advice(own, frame, estimates) for own in bounds)
+        messages.append(
+            ". ".join(
+                [f"the fit is singular: {'; '.join(found.singular_terms)}", *list(advice)[:_MOST_ADVICE]]
+            )
+            + ("." if advice else "")
+        )
     return tuple(printable(text) for text in messages)
 
 

@@ -9,23 +9,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from jaxmixed.anova import anova_table
 from jaxmixed.coefficient_names import Coefficients
 from jaxmixed.denominators import FixedDf, Reference, kenward_roger, satterthwaite
-from jaxmixed.design_df import coefficient_df
 from jaxmixed.errors import DataError, DesignError
 from jaxmixed.fitting import spread_columns
 from jaxmixed.fixed_inference import FixedInference, alias_basis
-from jaxmixed.linear_tests import joint_hypothesis, linear_combinations
-from jaxmixed.nonlinear import NonlinearScale, Parameters, nonlinear_combination
-from jaxmixed.profiles import Profile, profile
-from jaxmixed.robust import Kind
-from jaxmixed.robust_inference import RobustInference, robust_inference
+from jaxmixed.later import later
 from jaxmixed.tables import coefficient_table
 
 if TYPE_CHECKING:
+    from jaxmixed.anova import anova_table
+    from jaxmixed.design_df import coefficient_df
     from jaxmixed.estimates import Estimates
     from jaxmixed.frame import ModelFrame
+    from jaxmixed.linear_tests import joint_hypothesis, linear_combinations
+    from jaxmixed.nonlinear import NonlinearScale, Parameters, nonlinear_combination
+    from jaxmixed.profiles import Profile, profile
+    from jaxmixed.robust import Kind
+    from jaxmixed.robust_inference import RobustInference, robust_inference
+else:
+    anova_table = later("anova", "anova_table")
+    coefficient_df = later("design_df", "coefficient_df")
+    joint_hypothesis = later("linear_tests", "joint_hypothesis")
+    linear_combinations = later("linear_tests", "linear_combinations")
+    nonlinear_combination = later("nonlinear", "nonlinear_combination")
+    profile = later("profiles", "profile")
+    robust_inference = later("robust_inference", "robust_inference")
 
 TITLES = {
     "none": "",

@@ -29,6 +29,7 @@ from jaxtyping import Float, Int
 from jaxmixed.covariance import Covariance
 from jaxmixed.kernels import KernelCovariance
 from jaxmixed.likelihood import covariance_middle, eliminate, eliminate_chain, remaining_root
+from jaxmixed.linalg import independent_columns
 from jaxmixed.precision import double_precision, to_host
 from jaxmixed.programs import Program
 from jaxmixed.root import covariance_of_effects
@@ -248,18 +249,11 @@ def linear_directions(covariance: Covariance) -> np.ndarray:
     """
     E = covariance.jacobian(np.zeros(covariance.num_params))
     products = np.einsum("aij,bkj->abik", E, E)
-    span, found = np.zeros((0, covariance.q**2)), []
-    for a in range(len(E)):
-        for b in range(a, len(E)):
-            D = products[a, b] + products[b, a]
-            size = np.sqrt(np.sum(D * D))
-            row = D.ravel()
-            rest = row - span.T @ (span @ row)
-            length = np.sqrt(rest @ rest)
-            if length > INDEPENDENT * size and size > 0:
-                span = np.vstack([span, rest / length])
-                found.append(D / np.abs(D).max())
-    return np.array(found)
+    a, b = np.triu_indices(len(E))
+    candidates = products[a, b] + products[b, a]
+    flat = candidates.reshape(len(a), covariance.q**2)
+    chosen = independent_columns(flat.T, INDEPENDENT * np.linalg.norm(flat, axis=1))
+    return candidates[chosen] / np.abs(candidates[chosen]).max(axis=(1, 2), keepdims=True)
 
 
 def metric(covariance: Covariance, standard: np.ndarray) -> Metric:

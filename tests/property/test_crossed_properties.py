@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 import jaxmixed as jm
 from tests.support import invariances
 from tests.support.dense import Array, Block, DenseModel
 from tests.support.designs import CROSSED, Design, random_covariances, random_crossed_design
 from tests.support.fits import quietly
+from tests.support.invariances import Case, short_and_long
 
 pytestmark = pytest.mark.property
 
@@ -228,24 +227,6 @@ SHORT = (1, 6)
 """Seeds of the short runs: the second and the first model, both by REML."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """A data set with a model."""
-
-    data: pd.DataFrame
-    formula: str
-    method: str
-    rng: np.random.Generator
-
-    def fit(self, data: Any = None, formula: str | None = None, **options: Any) -> jm.MixedResults:
-        return quietly(
-            self.formula if formula is None else formula,
-            self.data if data is None else data,
-            method=self.method,
-            **options,
-        )
-
-
 def case(seed: int) -> Case:
     """Unbalanced data of 180 rows: 24 levels of a in 8 of h, crossed with 6 of b, some cells empty."""
     rng = np.random.default_rng(seed)
@@ -258,29 +239,6 @@ def case(seed: int) -> Case:
     y += rng.choice([0.0, 0.5, 1]) * rng.normal(size=24)[a] * x + rng.normal(size=180)
     data = pd.DataFrame({"y": y, "x": x, "f": f, "a": a, "b": b, "h": a // 3})
     return Case(data, MODELS[seed % 3], METHODS[seed // 3 % 2], rng)
-
-
-def short_and_long(
-    check: Callable[[int], None], seeds: tuple[int, ...] = SHORT
-) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The property as two tests: one or two designs, and 500 of them marked slow."""
-
-    @pytest.mark.parametrize("seed", seeds)
-    def short(seed: int) -> None:
-        check(seed)
-
-    def holds(seed: int) -> None:
-        check(seed)
-
-    every = settings(
-        max_examples=500,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=(Phase.explicit, Phase.generate),
-        suppress_health_check=list(HealthCheck),
-    )
-    return short, pytest.mark.slow(pytest.mark.timeout(900)(every(given(st.integers(0, 2**32 - 1))(holds))))
 
 
 def assert_same(fit: jm.MixedResults, other: jm.MixedResults) -> None:
@@ -402,19 +360,19 @@ def a_larger_model_has_no_smaller_likelihood(seed: int) -> None:
     assert min(c.fit(formula=larger).llf for larger in MODELS[:2]) >= middle.llf - slack
 
 
-test_rows_in_any_order, test_rows_in_any_order_500 = short_and_long(rows_in_any_order)
-test_groups_under_any_name, test_groups_under_any_name_500 = short_and_long(groups_under_any_name)
-test_terms_in_any_order, test_terms_in_any_order_500 = short_and_long(terms_in_any_order)
-test_response_in_any_unit, test_response_in_any_unit_500 = short_and_long(response_in_any_unit)
-test_predictor_in_any_unit, test_predictor_in_any_unit_500 = short_and_long(predictor_in_any_unit)
-test_constant_weights, test_constant_weights_500 = short_and_long(constant_weights)
+test_rows_in_any_order, test_rows_in_any_order_500 = short_and_long(rows_in_any_order, SHORT)
+test_groups_under_any_name, test_groups_under_any_name_500 = short_and_long(groups_under_any_name, SHORT)
+test_terms_in_any_order, test_terms_in_any_order_500 = short_and_long(terms_in_any_order, SHORT)
+test_response_in_any_unit, test_response_in_any_unit_500 = short_and_long(response_in_any_unit, SHORT)
+test_predictor_in_any_unit, test_predictor_in_any_unit_500 = short_and_long(predictor_in_any_unit, SHORT)
+test_constant_weights, test_constant_weights_500 = short_and_long(constant_weights, SHORT)
 test_nesting_in_any_spelling, test_nesting_in_any_spelling_500 = short_and_long(
     nesting_in_any_spelling, SHORT[1:]
 )
 test_response_plus_fixed_effects, test_response_plus_fixed_effects_500 = short_and_long(
-    response_plus_fixed_effects
+    response_plus_fixed_effects, SHORT
 )
-_, test_larger_models_500 = short_and_long(a_larger_model_has_no_smaller_likelihood)
+_, test_larger_models_500 = short_and_long(a_larger_model_has_no_smaller_likelihood, SHORT)
 
 
 # One shape, many data: the dense oracle
@@ -456,4 +414,4 @@ def fixed_shape_equals_the_dense_oracle(seed: int) -> None:
         assert model.profiled(tuple(moved), fit.method).llf <= fit.llf + 1e-9 * abs(fit.llf)
 
 
-test_fixed_shape, test_fixed_shape_500 = short_and_long(fixed_shape_equals_the_dense_oracle)
+test_fixed_shape, test_fixed_shape_500 = short_and_long(fixed_shape_equals_the_dense_oracle, SHORT)

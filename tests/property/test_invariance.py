@@ -6,21 +6,16 @@ the parameters and the transformation. Each property has a short run and one ove
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 import jaxmixed as jm
 from tests.support import invariances
 from tests.support.dense import Block, DenseModel
 from tests.support.designs import random_design
 from tests.support.fits import quietly
+from tests.support.invariances import Case, short_and_long
 
 pytestmark = pytest.mark.property
 
@@ -35,24 +30,6 @@ BY_REML = (0, 1, 2, 6, 7, 8)
 BY_BOTH = (0, 3, 1, 4, 2, 5)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A data set with a model."""
-
-    data: pd.DataFrame
-    formula: str
-    method: str
-    rng: np.random.Generator
-
-    def fit(self, data: Any = None, formula: str | None = None, **options: Any) -> jm.MixedResults:
-        return quietly(
-            self.formula if formula is None else formula,
-            self.data if data is None else data,
-            method=self.method,
-            **options,
-        )
-
-
 def case(seed: int) -> Case:
     """Unbalanced data of 120 rows in 24 groups in 6 larger ones."""
     rng = np.random.default_rng(seed)
@@ -64,29 +41,6 @@ def case(seed: int) -> Case:
     y += rng.choice([0.0, 0.5, 1]) * rng.normal(size=24)[g] * x + rng.normal(size=120)
     data = pd.DataFrame({"y": y, "x": x, "z": z, "f": f, "g": g, "h": g // 4})
     return Case(data, MODELS[seed % 3], METHODS[seed // 3 % 2], rng)
-
-
-def short_and_long(
-    check: Callable[[int], None], seeds: tuple[int, ...] = SHORT
-) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The property as two tests: a few designs, and 500 of them marked slow."""
-
-    @pytest.mark.parametrize("seed", seeds)
-    def short(seed: int) -> None:
-        check(seed)
-
-    def holds(seed: int) -> None:
-        check(seed)
-
-    every = settings(
-        max_examples=500,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=(Phase.explicit, Phase.generate),
-        suppress_health_check=list(HealthCheck),
-    )
-    return short, pytest.mark.slow(pytest.mark.timeout(900)(every(given(st.integers(0, 2**32 - 1))(holds))))
 
 
 def assert_same(fit: jm.MixedResults, other: jm.MixedResults, *, rows: bool = True) -> None:
@@ -238,19 +192,21 @@ def response_plus_fixed_effects(seed: int) -> None:
     np.testing.assert_allclose(undone.llf, base.llf, rtol=1e-9, atol=1e-7)
 
 
-test_rows_in_any_order, test_rows_in_any_order_500 = short_and_long(rows_in_any_order)
-test_groups_under_any_name, test_groups_under_any_name_500 = short_and_long(groups_under_any_name)
+test_rows_in_any_order, test_rows_in_any_order_500 = short_and_long(rows_in_any_order, SHORT)
+test_groups_under_any_name, test_groups_under_any_name_500 = short_and_long(groups_under_any_name, SHORT)
 test_levels_in_any_order, test_levels_in_any_order_500 = short_and_long(levels_in_any_order, BY_REML)
-test_response_in_any_unit, test_response_in_any_unit_500 = short_and_long(response_in_any_unit)
-test_predictor_in_any_unit, test_predictor_in_any_unit_500 = short_and_long(predictor_in_any_unit)
-test_predictor_in_whole_units, test_predictor_in_whole_units_500 = short_and_long(predictor_in_whole_units)
-test_terms_in_any_order, test_terms_in_any_order_500 = short_and_long(terms_in_any_order)
+test_response_in_any_unit, test_response_in_any_unit_500 = short_and_long(response_in_any_unit, SHORT)
+test_predictor_in_any_unit, test_predictor_in_any_unit_500 = short_and_long(predictor_in_any_unit, SHORT)
+test_predictor_in_whole_units, test_predictor_in_whole_units_500 = short_and_long(
+    predictor_in_whole_units, SHORT
+)
+test_terms_in_any_order, test_terms_in_any_order_500 = short_and_long(terms_in_any_order, SHORT)
 test_nesting_in_any_spelling, test_nesting_in_any_spelling_500 = short_and_long(
     nesting_in_any_spelling, BY_REML
 )
-test_constant_weights, test_constant_weights_500 = short_and_long(constant_weights)
-test_labels_of_rows, test_labels_of_rows_500 = short_and_long(labels_of_rows)
-test_unused_categories, test_unused_categories_500 = short_and_long(unused_categories)
+test_constant_weights, test_constant_weights_500 = short_and_long(constant_weights, SHORT)
+test_labels_of_rows, test_labels_of_rows_500 = short_and_long(labels_of_rows, SHORT)
+test_unused_categories, test_unused_categories_500 = short_and_long(unused_categories, SHORT)
 test_double_bars, test_double_bars_500 = short_and_long(double_bars, BY_REML)
 test_fixed_effects_in_any_basis, test_fixed_effects_in_any_basis_500 = short_and_long(
     fixed_effects_in_any_basis, BY_BOTH
@@ -307,7 +263,9 @@ def equals_the_dense_oracle(seed: int) -> None:
     assert_dense(fit, model, {label: k for k, label in enumerate(blocks)}, c.rng)
 
 
-test_equals_the_dense_oracle, test_equals_the_dense_oracle_500 = short_and_long(equals_the_dense_oracle)
+test_equals_the_dense_oracle, test_equals_the_dense_oracle_500 = short_and_long(
+    equals_the_dense_oracle, SHORT
+)
 
 
 def random_structure_equals_the_dense_oracle(seed: int, *methods: str) -> None:

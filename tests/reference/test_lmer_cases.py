@@ -226,6 +226,15 @@ def test_values_for_the_rows(fitted: Fitted, quantity: str) -> None:
     assert_within((ours**2).sum(), block["sumsq"], slack, f"sum of squares of {quantity}")
 
 
+@cases()
+def test_standard_errors_of_population_predictions(fitted: Fitted) -> None:
+    block = fitted.case.expected["predict_population"]
+    table = fitted.fit.predictions(random=False)
+    expected = np.array(block["se_linear"])
+    ours = table.loc[block["rows"], "std_error"]
+    assert_within(ours, expected, tol.standard_error(expected), "standard errors of predictions")
+
+
 @cases(with_quantity("predict_newdata"))
 def test_predictions_for_new_data(fitted: Fitted) -> None:
     block, each = fitted.case.expected["predict_newdata"], tol.fitted(fitted.case.expected["sigma"])

@@ -126,6 +126,7 @@ def test_mini_wright_standard_errors_of_the_predicted_effects() -> None:
     assert shrinkage == pytest.approx(0.98399606, abs=2e-8)  # closed form: .983996046
     known = fit.ranef_se(beta="known")["id"]["(Intercept)"].iloc[0]
     assert np.hypot(known, (1 - shrinkage) * fit.bse["(Intercept)"]) == pytest.approx(13.972648, rel=1e-6)
+    assert_printed(fit.predictions()["std_error"].iloc[0], "13.972648")
 
 
 def test_standard_errors_with_the_mean_estimated_are_those_of_reses_after_reml() -> None:

@@ -150,6 +150,27 @@ class DenseModel:
         full = block.prior(cov) - wide.T @ projection @ wide
         return np.stack([full[i * q : (i + 1) * q, i * q : (i + 1) * q] for i in range(m)])
 
+    def errors(
+        self, covs: tuple[Array, ...], sigma: float, beta: Literal["known", "estimated"] = "estimated"
+    ) -> Array:
+        """Joint covariance of β̂ - β and of all b̂ - b, term by term and level by level.
+
+        The inverse of Henderson's mixed model equations, written so that a covariance may be singular.
+        """
+        inverse = np.linalg.inv(self.covariance(covs, sigma))
+        p, sizes = self.X.shape[1], [block.num_levels * block.num_effects for block in self.blocks]
+        prior, start = np.zeros((sum(sizes), sum(sizes))), 0
+        for block, cov, size in zip(self.blocks, covs, sizes, strict=True):
+            prior[start : start + size, start : start + size] = block.prior(np.asarray(cov))
+            start += size
+        A = prior @ np.concatenate([block.wide() for block in self.blocks], axis=1).T @ inverse
+        of_beta = np.zeros((p, p))
+        if beta == "estimated":
+            of_beta = np.linalg.inv(self.X.T @ inverse @ self.X)
+        AX = A @ self.X
+        own = prior - A @ np.linalg.inv(inverse) @ A.T + AX @ of_beta @ AX.T
+        return np.block([[of_beta, -of_beta @ AX.T], [-AX @ of_beta, own]])
+
 
 def _logdet(matrix: Array) -> float:
     sign, logdet = np.linalg.slogdet(matrix)

@@ -47,3 +47,13 @@ def two_terms() -> jm.MixedResults:
 def aliased() -> jm.MixedResults:
     """A fit with a dropped column and dropped rows."""
     return quietly("Reaction ~ Days + Days2 + (Days | Subject)", sleepstudy_dropping(3, 17))
+
+
+@cache
+def with_kernel() -> jm.MixedResults:
+    """An exponential covariance function of the days of the sleep study."""
+    return quietly(
+        "Reaction ~ Days + (0 + C(Days) | Subject)",
+        jm.datasets.load("sleepstudy"),
+        covariance={"Subject": jm.kernels.exponential()},
+    )

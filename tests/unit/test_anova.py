@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.linalg import null_space
 
 import jaxmixed as jm
-from jaxmixed import anova
+from jaxmixed import anova, basis
 from jaxmixed.anova import indicator_maps, triangular_factor
 from jaxmixed.frame import build_frame
 from tests.support.fits import fit, quietly, sleepstudy
@@ -398,7 +398,7 @@ def test_where_a_margin_is_missing_each_term_is_tested_as_it_is_coded() -> None:
 
 def test_the_triangular_factor_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     X = np.random.default_rng(1).normal(size=(50, 4)) * [1, 1e6, 1e-6, 1]
-    monkeypatch.setattr(anova, "_BLOCK", 7)
+    monkeypatch.setattr(basis, "BLOCK_ROWS", 7)
     factor, scale = triangular_factor(X, np.array([0, 1, 3]))
     gram = (factor * scale).T @ (factor * scale)
     np.testing.assert_allclose(gram, X[:, [0, 1, 3]].T @ X[:, [0, 1, 3]], rtol=1e-10)

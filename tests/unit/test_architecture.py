@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -17,6 +18,8 @@ PACKAGE = ROOT / "jaxmixed"
 LAYERS = {
     "_types": 0,
     "errors": 0,
+    "relatedness": 0,
+    "later": 0,
     "precision": 1,
     "programs": 1,
     "sizes": 2,
@@ -38,6 +41,12 @@ LAYERS = {
     "likelihood": 3,
     "optim": 4,
     "effects": 5,
+    "prediction_slopes": 5,
+    "prediction_df": 5,
+    "recursion": 5,
+    "sparse_rows": 5,
+    "prediction_error": 5,
+    "case_derivatives": 5,
     "inference": 5,
     "nn": 5,
     "multiplicity": 5,
@@ -55,6 +64,8 @@ LAYERS = {
     "search": 5,
     "solution": 5,
     "diagnosis": 5,
+    "optimality": 5,
+    "multistart": 5,
     "schedule": 5,
     "lanes": 5,
     "many_estimates": 5,
@@ -62,6 +73,7 @@ LAYERS = {
     "refits": 5,
     "subdesigns": 5,
     "reductions": 5,
+    "removal": 5,
     "missingness": 5,
     "fitting": 5,
     "_distributions": 5,
@@ -69,6 +81,7 @@ LAYERS = {
     "robust": 5,
     "chi_bar_square": 5,
     "variation": 5,
+    "replicated_effects": 5,
     "_tokens": 6,
     "formula": 6,
     "terms": 6,
@@ -85,6 +98,11 @@ LAYERS = {
     "files": 7,
     "formatting": 8,
     "comparison": 8,
+    "certificate_advice": 8,
+    "certificate": 8,
+    "equations": 8,
+    "report": 8,
+    "report_words": 8,
     "nesting": 8,
     "boundary": 8,
     "model_table": 8,
@@ -101,6 +119,7 @@ LAYERS = {
     "emmeans": 8,
     "nonlinear": 8,
     "results": 8,
+    "fitted": 8,
     "fixed_inference": 8,
     "coefficient_names": 8,
     "linear_expressions": 8,
@@ -110,14 +129,42 @@ LAYERS = {
     "testing": 8,
     "marginal": 8,
     "predict": 8,
+    "predicting": 8,
+    "predictions": 8,
+    "residual_kinds": 8,
+    "group_effects": 8,
     "parameters": 8,
     "replicates": 8,
     "replication": 8,
     "nulls": 8,
     "bootstrap": 8,
     "resampling": 8,
+    "checking": 8,
+    "plot_influence": 8,
+    "influence": 8,
+    "influence_measures": 8,
+    "deletion": 8,
     "parameter_values": 8,
     "plots": 8,
+    "plot_style": 8,
+    "plot_effects": 8,
+    "plot_residuals": 8,
+    "plot_qq": 8,
+    "plot_correlations": 8,
+    "plot_margins": 8,
+    "plot_diagnostics": 8,
+    "checking_plots": 8,
+    "envelopes": 8,
+    "residual_correlation": 8,
+    "row_values": 8,
+    "plot_ranks": 8,
+    "plot_shrinkage": 8,
+    "plot_trajectories": 8,
+    "trajectories": 8,
+    "group_plots": 8,
+    "ranking": 8,
+    "comparing": 8,
+    "comparison_intervals": 8,
     "profiles": 8,
     "profile_plots": 8,
     "tables": 8,
@@ -158,11 +205,12 @@ THIRD_PARTY = {
     5: {"jax", "jaxtyping", "numpy", "scipy", "tqdm"},
     6: set(),
     7: {"numpy", "pandas", "narwhals", "scipy"},
-    8: {"jax", "jaxtyping", "numpy", "pandas", "scipy", "matplotlib", "narwhals"},
+    8: {"jax", "jaxtyping", "numpy", "pandas", "scipy", "jinja2", "matplotlib", "narwhals"},
     9: {"jax", "jaxtyping", "numpy", "pandas", "matplotlib", "narwhals", "sklearn"},
 }
 # Slow to import or optional: only inside the functions that need them.
-LAZY = {"matplotlib", "scipy", "optax", "narwhals", "polars", "pyarrow", "openpyxl", "sklearn", "tqdm"}
+LAZY = {"matplotlib", "jinja2"} | {"scipy", "optax", "narwhals", "polars", "pyarrow", "openpyxl"}
+LAZY |= {"sklearn", "tqdm"}
 # `import jaxmixed` imports nothing: its names, and what they need, are loaded when they are first used.
 # The estimator's module is itself loaded at its first use.
 LAZY_IN = {"__init__": LAZY | {"numpy"}, "regressor": LAZY - {"sklearn"}}
@@ -178,6 +226,7 @@ def module_of(path: Path) -> str:
     return relative.parts[0].removesuffix(".py")
 
 
+@cache
 def sources() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
@@ -190,10 +239,12 @@ def code_files() -> list[Path]:
     ]
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
+@cache
 def imported_names(path: Path) -> list[tuple[str, ast.stmt]]:
     """Absolute dotted names imported anywhere in a file, with the statements."""
     found: list[tuple[str, ast.stmt]] = []
@@ -301,6 +352,24 @@ def test_the_layers_are_those_of_the_contributors_guide():
     assert documented == {name: layer for name, layer in LAYERS.items() if name != "__main__"}
 
 
+def test_what_is_imported_later_is_imported_for_the_type_checker():
+    blocks = [
+        node
+        for path in sources()
+        for node in parse(path).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and node.orelse
+    ]
+    assert blocks
+    for block in blocks:
+        typed = [
+            f"{name.name} = later('{statement.module.removeprefix('jaxmixed.')}', '{name.name}')"
+            for statement in block.body
+            if isinstance(statement, ast.ImportFrom)
+            for name in statement.names
+        ]
+        assert {ast.unparse(statement) for statement in block.orelse} <= set(typed)
+
+
 def test_imports_have_no_cycle():
     graph: dict[str, set[str]] = {}
     for path in sources():
@@ -373,15 +442,20 @@ def test_import_leaves_the_configuration_of_jax_alone():
     assert found == {}
 
 
-def test_import_loads_no_slow_library_and_starts_no_backend():
+ON_DEMAND = {"anova", "bootstrap", "emmeans", "margins", "profiles", "robust_inference"}
+"""Some modules that a fit and its table do not need."""
+
+
+def test_import_loads_nothing_that_a_fit_does_not_need_and_starts_no_backend():
     found = run_python(
         "import json, sys, jax, pandas\n"
         "before = set(sys.modules)\n"
-        "import jaxmixed\n"
+        "import jaxmixed; jaxmixed.mixed\n"
         "from jax._src import xla_bridge\n"
         "new = {m for m in set(sys.modules) - before}\n"
         "print(json.dumps({'new': sorted(new), 'backends': sorted(xla_bridge._backends)}))\n"
     )
     slow = ("matplotlib", "scipy", "optax", "polars", "pyarrow", "narwhals", "openpyxl", "sklearn", "IPython")
     assert not [m for m in found["new"] if m.startswith(slow)]
+    assert not {f"jaxmixed.{name}" for name in ON_DEMAND} & set(found["new"])
     assert found["backends"] == []

@@ -434,10 +434,10 @@ def test_a_table_of_crossed_models_tests_neighbours() -> None:
 
 def test_every_factor_has_its_caterpillar() -> None:
     fit = schools_fit()
-    assert fit.plot.caterpillar().get_title(loc="left") == "item: (Intercept)"
+    assert fit.plot.caterpillar().get_title(loc="left").strip() == "item: (Intercept)"
     for label, table in fit.ranef().items():
         ax = fit.plot.caterpillar(label)
-        assert ax.get_title(loc="left") == f"{label}: (Intercept)"
+        assert ax.get_title(loc="left").strip() == f"{label}: (Intercept)"
         assert f"of {len(table)} exclude zero" in ax.get_title(loc="right")
         order = table["(Intercept)"].sort_values(kind="stable").index
         assert [text.get_text() for text in ax.get_yticklabels()] == list(order)

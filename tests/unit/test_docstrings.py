@@ -3,6 +3,8 @@
 import doctest
 import importlib
 import pkgutil
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +16,13 @@ MODULES = {
     for module in pkgutil.walk_packages(jaxmixed.__path__, "jaxmixed.")
     if not module.name.endswith("__main__")
 }
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_closed() -> Iterator[None]:
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.mark.parametrize("name", MODULES)

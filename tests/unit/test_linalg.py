@@ -13,12 +13,14 @@ import pytest
 from jaxmixed import linalg
 from jaxmixed.linalg import (
     BLOCK,
+    independent_columns,
     inverse_and_logdet,
     is_positive_definite,
     pivoted_cholesky,
     resolvent,
     solve_and_logdet,
     solve_modified,
+    stacked_qr_triangle,
 )
 from jaxmixed.precision import double_precision
 from tests.support.compilation import LIKE_FITS, QUICKLY
@@ -420,3 +422,34 @@ def test_a_pivoted_root_has_the_rank_of_its_matrix_and_units_do_not_matter(rng: 
 def test_an_indefinite_matrix_has_no_root() -> None:
     for matrix in (np.array([[1.0, 2.0], [2.0, 1.0]]), np.full((2, 2), np.nan)):
         assert np.isnan(pivoted_cholesky(jnp.asarray(matrix))).any()
+
+
+@pytest.mark.parametrize("units", [1.0, 1e-150, 1e150])
+def test_of_columns_that_depend_on_each_other_the_first_are_chosen(
+    units: float, rng: np.random.Generator
+) -> None:
+    a, b, c = rng.normal(size=(3, 9)) * units
+    # The fourth is nearly, the fifth exactly in the span of those before; the last is the only zero.
+    X = np.column_stack([a, b, 1e3 * a - b, a + 1e-5 * c, a, b + c, c, 0 * a])
+    chosen = independent_columns(X, 1e-7 * np.linalg.norm(X, axis=0))
+    assert chosen.tolist() == [0, 1, 3]
+    assert independent_columns(X, 1e-4 * np.linalg.norm(X, axis=0)).tolist() == [0, 1, 5]
+    assert np.linalg.matrix_rank(X[:, chosen] / units) == np.linalg.matrix_rank(X / units) == 3
+
+
+def test_as_many_columns_are_independent_as_the_rank_is_though_they_nearly_depend() -> None:
+    hilbert = 1 / (np.arange(8)[:, None] + np.arange(8) + 1.0)  # condition number 1.5e10
+    X = np.repeat(hilbert, 2, axis=1)
+    assert independent_columns(X, 1e-13 * np.linalg.norm(X, axis=0)).tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+
+
+def test_nothing_is_chosen_of_no_columns_and_of_columns_without_rows() -> None:
+    assert independent_columns(np.zeros((3, 0)), np.zeros(0)).tolist() == []
+    assert independent_columns(np.zeros((0, 2)), np.zeros(2)).tolist() == []
+
+
+def test_the_triangle_of_stacked_blocks_is_that_of_the_whole(rng: np.random.Generator) -> None:
+    X = rng.normal(size=(11, 3)) * [1.0, 1e6, 1e-6]
+    found = stacked_qr_triangle(X[start : start + 4] for start in range(0, 11, 4))
+    np.testing.assert_allclose(np.abs(found), np.abs(np.linalg.qr(X)[1]), rtol=ROUNDING, atol=0)
+    assert (np.tril(found, -1) == 0).all()

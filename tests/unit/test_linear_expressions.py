@@ -138,7 +138,7 @@ def test_a_long_function_is_called_by_its_number() -> None:
             r"no coefficient 'zebra\(x, y\)k'; the model has '\(Intercept\)', 'x1'",
             "^" * 12,
         ),
-        ("zebra", r"and 7 more; terms 'recipe', 'poly\(x, 2\)', 'g' \(character 1", "^^^^^"),
+        ("zebra", r"and 9 more; terms 'recipe', 'poly\(x, 2\)', 'g' \(character 1", "^^^^^"),
         ("Intercept", r"did you mean '\(Intercept\)'", "^" * 9),
         ("_b[zz]", "no coefficient", "^^^^^^"),
         ("`zz`", "no coefficient 'zz'", "^^^^"),

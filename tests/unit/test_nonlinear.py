@@ -14,7 +14,7 @@ import jaxmixed as jm
 from jaxmixed.inference import VarianceParameters, parameter_covariance
 from jaxmixed.nonlinear import Parameters
 from jaxmixed.precision import double_precision
-from tests.support.fits import aliased, fit, quietly, sleepstudy, two_terms
+from tests.support.fits import aliased, fit, quietly, sleepstudy, two_terms, with_kernel
 
 EXACT = 1e-8
 """Relative difference of two exact routes to one number."""
@@ -28,15 +28,6 @@ Z = 1.959963984540054
 @cache
 def machines(structure: str) -> jm.MixedResults:
     return fit("machines", "score ~ Machine + (0 + Machine | Worker)", covariance=structure)
-
-
-@cache
-def with_kernel() -> jm.MixedResults:
-    return quietly(
-        "Reaction ~ Days + (0 + C(Days) | Subject)",
-        jm.datasets.load("sleepstudy"),
-        covariance={"Subject": jm.kernels.exponential()},
-    )
 
 
 def of_the_table(model: jm.MixedResults) -> Callable[[Parameters], dict[str, Any]]:

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 
 import jaxmixed as jm
 from jaxmixed.plots import Plots, save_caterpillar
-from tests.support.fits import fit, sleepstudy
+from tests.support.fits import fit, sleepstudy, two_terms
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +138,93 @@ def test_a_missing_matplotlib_is_explained(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(jm.JaxMixedError, match=r"pip install 'jaxmixed\[plot\]'"):
         sleepstudy().plot.caterpillar()
+
+
+def test_levels_may_stay_in_their_order() -> None:
+    ax = sleepstudy().plot.caterpillar(sort=False)
+    levels = [str(level) for level in sleepstudy().ranef()["Subject"].index]
+    assert [label.get_text() for label in ax.get_yticklabels()] == levels[::-1]  # the first on top
+    many = Plots(Made(np.arange(100.0)[::-1], 1.0)).caterpillar(sort=False)
+    assert many.get_xlabel() == "Level, in the order of the data"
+    points = np.concatenate(
+        [c.get_offsets() for c in many.collections if isinstance(c, mpl.collections.PathCollection)]
+    )
+    np.testing.assert_array_equal(points[np.argsort(points[:, 0])][:, 1], np.arange(100.0)[::-1])
+
+
+def test_names_are_left_out_where_there_is_no_room_for_them() -> None:
+    _, low = plt.subplots(figsize=(4, 2.4))
+    assert sleepstudy().plot.caterpillar(ax=low).get_xlabel() == "Rank"
+
+
+def test_pairs_of_effects_stand_in_the_ellipse_of_their_covariance() -> None:
+    ax = sleepstudy().plot.pairs()
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), sleepstudy().ranef()["Subject"])
+    edge = np.c_[ax.lines[0].get_data()]
+    squared = np.einsum("ni,ni->n", edge, np.linalg.solve(sleepstudy().estimates.terms[0].cov, edge.T).T)
+    np.testing.assert_allclose(squared, 2 * np.log(2), rtol=1e-6)  # half of two normal numbers lie within
+    assert "estimated correlation 0.07" in ax.get_title(loc="right")
+
+
+def test_effects_of_two_terms_are_uncorrelated_in_the_ellipse() -> None:
+    ax = two_terms().plot.pairs("Subject", ("Days", "(Intercept)"))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Days", "(Intercept)")
+    assert "estimated correlation 0.00" in ax.get_title(loc="right")
+
+
+def test_pairs_need_two_effects_of_one_grouping() -> None:
+    with pytest.raises(jm.DataError, match=r"id has one random effect alone, '\(Intercept\)'"):
+        fit("mini_wright", "wm ~ 1 + (1 | id)").plot.pairs()
+    with pytest.raises(jm.DataError, match="give the names of two random effects"):
+        sleepstudy().plot.pairs(effects=("Days", "Days"))
+
+
+def oats() -> jm.MixedResults:
+    return fit("oats", "yield ~ Variety * nitro + (1 | Block)")
+
+
+def test_marginal_means_along_a_number_are_lines_in_bands() -> None:
+    ax = oats().plot.margins("nitro", by="Variety", at={"nitro": [0, 0.3, 0.6]}, level=0.9, ddf="none")
+    table = oats().emmeans(["nitro", "Variety"], at={"nitro": [0, 0.3, 0.6]}, level=0.9, ddf="none").table
+    lines = {line.get_label(): line for line in ax.lines if not line.get_label().startswith("_")}
+    for level, own in table.groupby("Variety", observed=True):
+        np.testing.assert_allclose(np.c_[lines[level].get_data()], own[["nitro", "estimate"]])
+    lowest = min(c.get_paths()[0].vertices[:, 1].min() for c in ax.collections)
+    assert lowest == table["conf_low"].min()
+    assert ax.get_title(loc="right") == "pointwise 90% bands"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("nitro", "Predicted yield")
+    whole = oats().plot.margins("nitro")
+    assert len(whole.lines[0].get_xdata()) == 60
+    assert sorted(set(whole.lines[1].get_xdata())) == [0, 0.2, 0.4, 0.6]  # where the data are
+
+
+def test_marginal_means_of_a_factor_are_points_with_intervals() -> None:
+    ax = oats().plot.margins("Variety", by="nitro", at={"nitro": [0, 0.6]})
+    table = oats().emmeans(["Variety", "nitro"], at={"nitro": [0, 0.6]}).table
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["Golden Rain", "Marvellous", "Victory"]
+    for line, (_, own) in zip(ax.lines, table.groupby("nitro"), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), own["estimate"])
+    np.testing.assert_allclose(
+        sorted(intervals(ax)[:, :, 1].ravel()), sorted(table[["conf_low", "conf_high"]].to_numpy().ravel())
+    )
+
+
+def test_slopes_and_robust_errors_are_passed_on() -> None:
+    robust = oats().robust()
+    ax = oats().plot.margins("Variety", slope="nitro", vcov=robust)
+    table = oats().emtrends("Variety", "nitro", vcov=robust).table
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), table["estimate"])
+    np.testing.assert_allclose(intervals(ax)[:, :, 1], table[["conf_low", "conf_high"]])
+    assert ax.get_ylabel() == "Slope of nitro"
+
+
+def test_numbers_that_lines_are_drawn_for_have_few_values() -> None:
+    found = fit("sleepstudy", "Reaction ~ Days + (1 | Subject)")
+    ax = fit("hsb82", "mathach ~ ses * meanses").plot.margins("ses", by="meanses")
+    assert len(ax.get_legend().get_texts()) == 3
+    with pytest.raises(jm.DataError, match="no column 'days'; it has 'Days'"):
+        found.plot.margins("days")
+    with pytest.raises(jm.DataError, match="by= names 'Days', which is the horizontal axis"):
+        found.plot.margins("Days", by="Days")
+    with pytest.raises(jm.DataError, match=r"the plot would have 9 lines; choose up to 8 of them with at="):
+        oats().plot.margins("Variety", by="nitro", at={"nitro": [v / 10 for v in range(9)]})

@@ -169,8 +169,8 @@ def test_kinds_of_residuals_differ_by_weight_and_sigma() -> None:
     weighted = found.resid * np.sqrt(data["w"])
     np.testing.assert_allclose(found.residuals("pearson"), weighted)
     np.testing.assert_allclose(found.residuals("standardized"), weighted / found.sigma)
-    with pytest.raises(jm.DataError, match="'response', 'pearson', 'standardized'"):
-        found.residuals("deviance")  # type: ignore[arg-type]
+    with pytest.raises(jm.DataError, match="'response', 'working', 'pearson'"):
+        found.residuals("raw")
 
 
 def test_a_dropped_coefficient_is_nan_in_full_length_output() -> None:

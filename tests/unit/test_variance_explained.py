@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,21 +10,12 @@ import pytest
 
 import jaxmixed as jm
 from jaxmixed.nonlinear import Parameters
-from tests.support.fits import aliased, fit, quietly, sleepstudy
+from tests.support.fits import aliased, fit, quietly, sleepstudy, with_kernel
 
 EXACT = 1e-8
 """Relative difference of two exact routes to one number."""
 
 COLUMNS = ["estimate", "std_error", "conf_low", "conf_high"]
-
-
-@cache
-def with_kernel() -> jm.MixedResults:
-    return quietly(
-        "Reaction ~ Days + (0 + C(Days) | Subject)",
-        jm.datasets.load("sleepstudy"),
-        covariance={"Subject": jm.kernels.exponential()},
-    )
 
 
 def parts(model: jm.MixedResults) -> dict[str, float]:

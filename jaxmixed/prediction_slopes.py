@@ -1,0 +1,93 @@
+r"""How predictions move with the variance parameters, in units of the uncertainty of these.
+
+Estimated fixed effects and predicted random effects are functions of the parameters theta of the relative
+factors; their derivatives go through the elimination in forward mode, one pass for each parameter, and are
+no larger than the effects themselves. A prediction is linear in the effects, so that its derivative J is the
+same combination of theirs, and
+
+.. math:: J \operatorname{Cov}(\hat\theta) J'
+
+is what the estimation of the variance parameters adds to its variance.
+
+References
+----------
+Kackar & Harville (1984), Journal of the American Statistical Association 79, 853-862, equation 2.9, for the
+expansion; Kass & Steffey (1989), the same journal 84, 717-726, section 3, for the same term as part of the
+variance given the data.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxmixed.effects import by_term
+from jaxmixed.estimates import Estimates
+from jaxmixed.inference import VarianceParameters, parameter_covariance
+from jaxmixed.prediction_error import ErrorModel
+from jaxmixed.root import semidefinite_root
+
+
+class PredictionSlopes(NamedTuple):
+    """Derivatives of the effects along f directions of the variance parameters.
+
+    The directions are columns of a root of the parameters' covariance, so that the variance of a combination
+    of effects is the sum of squares of its derivatives.
+
+    Attributes
+    ----------
+    beta : (f, p) array
+        Of the fixed effects; zero for dropped (aliased) ones.
+    modes : tuple of (f, m, q) arrays
+        Of the predicted random effects, term by term.
+    """
+
+    beta: np.ndarray
+    modes: tuple[np.ndarray, ...]
+
+
+def prediction_slopes(errors: ErrorModel, estimates: Estimates) -> PredictionSlopes:
+    """Derivatives of all estimated effects, in units of the uncertainty of the variance parameters.
+
+    Parameters
+    ----------
+    errors : ErrorModel
+        Of the fit.
+    estimates : Estimates
+
+    Returns
+    -------
+    PredictionSlopes
+        Parameters on the boundary are held there. NaN where the data do not determine a parameter.
+
+    Examples
+    --------
+    >>> import jaxmixed as jm
+    >>> from jaxmixed.prediction_error import error_model
+    >>> fit = jm.mixed("Reaction ~ Days + (1 | Subject)", jm.datasets.load("sleepstudy"))
+    >>> slopes = prediction_slopes(error_model(fit.state, fit.estimates), fit.estimates)
+    >>> slopes.beta.shape, slopes.modes[0].shape
+    ((1, 2), (1, 18, 1))
+    """
+    state = errors.reduction
+    covariance = parameter_covariance(VarianceParameters.of(estimates))[0, :-1, :-1]
+    moving = np.diagonal(covariance) != 0  # NaN, of a parameter that is not determined, moves too
+    own = covariance[np.ix_(moving, moving)]
+    determined = bool(np.isfinite(own).all())
+    f = len(own) if determined else 1
+    beta = np.zeros((f, len(estimates.beta)))
+    sizes = [(f, len(state.positions[term.level]), term.covariance.q) for term in state.stats.terms]
+    modes = tuple(np.zeros(size) for size in sizes)
+    if not determined:
+        return PredictionSlopes(beta + np.nan, tuple(values + np.nan for values in modes))
+    directions = np.zeros((f, len(covariance)))
+    directions[:, moving] = semidefinite_root(own)[0].T if f else 0.0
+    columns, frames, scale = state.fixed.columns, state.stats.frames, float(state.stats.scale)
+    for number, direction in enumerate(directions):
+        found = errors.tangent(direction)
+        beta[number, columns.keep] = scale * np.linalg.solve(columns.basis, found.beta)
+        levels = [
+            scale * np.linalg.solve(frame, mode) for frame, mode in zip(frames, found.modes, strict=True)
+        ]
+        for target, values in zip(modes, by_term(tuple(levels), state, 1), strict=True):
+            target[number] = values
+    return PredictionSlopes(beta, modes)
