@@ -11,6 +11,12 @@
 #   satterthwaite                standard errors and degrees of freedom of all coefficients by lmerTest,
 #   kenward                      by pbkrtest, or
 #   robust <tab> CLUSTER         by clubSandwich, CR2; all answer "tested <seconds> <MB> <errors> <df>"
+#   delete <tab> FACTOR          influence() with every level of a factor left out; answers
+#                                "deleted <seconds> <changes of the fixed effects, level by level>"
+#   deleterows <tab> ROWS        the same refits, as influence() makes them, without each of some rows (1, 2, ... by commas)
+#   predict <tab> CSV <tab> SHOWN    predictions of new rows with standard errors from lme4's Cholesky factor,
+#   intervals <tab> CSV <tab> SHOWN  or by merTools, which simulates; both answer "predicted <seconds> <MB> <predictions>
+#                                    <standard errors>", the numbers of the first SHOWN rows
 #   profile                      confint() by profiles; answers "profiled <seconds> <lower> <upper limits>"
 # Seconds are of lmer() alone (of the loop, for many; of the tests); MB is the memory that the first fit added at its peak. What
 # fails answers "error <message>". fresh and boot do without those derivatives.
@@ -140,11 +146,71 @@ by_profile <- function() {
   paste(c("profiled", seconds, vapply(limits, format, "", digits = 17)), collapse = " ")
 }
 
+without_row <- function(i) {
+  fitted <- base()
+  fixef(quietly(update(fitted, data = data[-i, ], start = list(theta = getME(fitted, "theta")),
+                       control = lmerControl(optCtrl = list(maxfun = 1000)))))
+}
+
+deleted <- function(remove) {
+  base()
+  began <- proc.time()[[3]]
+  found <- remove()
+  seconds <- proc.time()[[3]] - began
+  paste(c("deleted", seconds, vapply(t(found) - fixef(base()), format, "", digits = 17)), collapse = " ")
+}
+
+delete_groups <- function(parts) {
+  deleted(function() {
+    found <- influence(base(), groups = parts[2], data = data)
+    found[[grep("fixed.effects[-", names(found), fixed = TRUE)]]
+  })
+}
+
+delete_rows <- function(parts) {
+  rows <- as.integer(strsplit(parts[2], ",", fixed = TRUE)[[1]])
+  deleted(function() t(sapply(rows, without_row)))
+}
+
+# Errors of x'beta and z'b together: with L L' = Lambda' Z'Z Lambda + 1 (permuted) and lme4's RZX, RX, the variance
+# is sigma^2 (|u|^2 + |w|^2), L u = P Lambda' z, RX' w = x - RZX' u.
+prediction_errors <- function(fitted, new) {
+  terms <- lme4::mkNewReTrms(fitted, new, formula(fitted, random.only = TRUE)[-2])
+  X <- model.matrix(delete.response(terms(fitted, fixed.only = TRUE)), new)
+  L <- getME(fitted, "L")
+  Z <- getME(fitted, "Lambdat") %*% terms$Zt
+  u <- solve(L, solve(L, Z, system = "P"), system = "L")
+  w <- backsolve(getME(fitted, "RX"), t(X) - as.matrix(crossprod(getME(fitted, "RZX"), u)), transpose = TRUE)
+  values <- as.vector(X %*% fixef(fitted)) + as.vector(crossprod(terms$Zt, terms$b))
+  list(values, sigma(fitted) * sqrt(colSums(u^2) + colSums(w^2)))
+}
+
+by_mertools <- function(fitted, new) {
+  found <- quietly(merTools::predictInterval(fitted, new, level = 0.95, stat = "mean", include.resid.var = FALSE))
+  list(found$fit, (found$upr - found$lwr) / (2 * qnorm(0.975)))
+}
+
+predicted <- function(parts, method) {
+  new <- read.csv(parts[2])
+  for (name in names(new)) if (is.factor(data[[name]])) new[[name]] <- factor(new[[name]], levels(data[[name]]))
+  fitted <- base()
+  invisible(gc())
+  forget_peak()
+  start <- megabytes("VmRSS")
+  began <- proc.time()[[3]]
+  found <- method(fitted, new)
+  seconds <- proc.time()[[3]] - began
+  numbers <- c(seconds, megabytes("VmHWM") - start, unlist(lapply(found, head, as.integer(parts[3]))))
+  paste(c("predicted", vapply(numbers, format, "", digits = 17)), collapse = " ")
+}
+
 requests <- list(
   load = load, fit = function(parts) fit(), responses = read_responses, boot = boot,
   refit = function(parts) one_by_one(parts, refit_one), bare = function(parts) one_by_one(parts, refit_bare),
   fresh = function(parts) one_by_one(parts, fresh_one), satterthwaite = function(parts) tested(satterthwaite),
-  kenward = function(parts) tested(kenward), robust = robust, profile = function(parts) by_profile()
+  kenward = function(parts) tested(kenward), robust = robust, profile = function(parts) by_profile(),
+  delete = delete_groups, deleterows = delete_rows, predict = function(parts) predicted(parts, prediction_errors),
+  intervals = function(parts) predicted(parts, by_mertools)
 )
 
 while (length(line <- readLines(input, n = 1)) > 0) {

@@ -21,7 +21,10 @@ TITLES = {
     "many_stream": "A million responses",
     "derivatives": "Derivatives of a fit",
     "inference": "Degrees of freedom and intervals",
+    "influence": "Influence of rows and groups",
+    "prediction": "Predictions and ranks",
     "coverage": "Coverage of intervals and size of tests",
+    "prediction_coverage": "Coverage of intervals of predictions",
 }
 SLOW = {"large", "crossed"}  # benchmarks that have peers which take minutes
 
