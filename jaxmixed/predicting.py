@@ -336,9 +336,9 @@ class Predicting(Comparing):
             (``random=False`` with ``interval="confidence"``, or a linear model).
         variance_parameters : str
             ``"known"``: standard errors at the estimated variances, which are too small where groups are few.
-            ``"estimated"``: with what the sampling variance of the relative variances adds to that of the
-            predictions, to first order (Kackar & Harville's term, exact derivatives; variances estimated as
-            zero are held there).
+            ``"estimated"``: with twice the term of Kackar and Harville, the variance of predictions that
+            comes from that of the relative variances (exact derivatives; variances estimated as zero are held
+            there): once for itself, and once for the bias of the variance at estimated parameters.
         weights : str, array_like or float, optional
             Precision weights of new responses, for ``interval="prediction"``: a column of the new data, one
             number per row, or one for all. Needed if the model has weights.
@@ -365,9 +365,9 @@ class Predicting(Comparing):
 
         References
         ----------
-        Henderson (1975), Biometrics 31, 423-447; Kackar & Harville (1984), JASA 79, 853-862; Kass & Steffey
-        (1989), JASA 84, 717-726; Prasad & Rao (1990), JASA 85, 163-171, whose estimator of the mean squared
-        error adds the term twice; Booth & Hobert (1998), JASA 93, 262-272, for it given the data.
+        Henderson (1975), Biometrics 31, 423-447; Kackar & Harville (1984), JASA 79, 853-862; Prasad & Rao
+        (1990), JASA 85, 163-171, for the term counted twice; Booth & Hobert (1998), JASA 93, 262-272, for it
+        given the data.
 
         Examples
         --------

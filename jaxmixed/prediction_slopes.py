@@ -7,13 +7,14 @@ same combination of theirs, and
 
 .. math:: J \operatorname{Cov}(\hat\theta) J'
 
-is what the estimation of the variance parameters adds to its variance.
+is what the estimation of the variance parameters adds to its variance. The variance at the estimated
+parameters falls short of that at the true ones by as much again, to the same order, so that an estimate of
+the mean squared error adds it twice.
 
 References
 ----------
 Kackar & Harville (1984), Journal of the American Statistical Association 79, 853-862, equation 2.9, for the
-expansion; Kass & Steffey (1989), the same journal 84, 717-726, section 3, for the same term as part of the
-variance given the data.
+expansion; Prasad & Rao (1990), the same journal 85, 163-171, for the bias.
 """
 
 from typing import NamedTuple

@@ -223,11 +223,13 @@ def _degrees_of_freedom(
 
 def _slope_variance(slopes: PredictionSlopes, rows: PredictionRows) -> np.ndarray:
     """What estimated variance parameters add to the variances of predictions, (n,)."""
+    # Once for what predictions vary with the parameters, and once more because the variance at the estimated
+    # parameters falls short of that at the true ones by as much (Prasad & Rao 1990).
     linear = replace(rows, offset=None)
     total = np.zeros(len(rows.X))
     for number, beta in enumerate(slopes.beta):
         total += linear.values(beta, [modes[number] for modes in slopes.modes]) ** 2
-    return total
+    return 2 * total
 
 
 def left_out_effects(

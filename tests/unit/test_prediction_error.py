@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.dense_predictions import DensePredictions, dense_predictions
-from tests.support.fits import aliased, sleepstudy
+from tests.support.fits import aliased, sleepstudy, with_kernel
 from tests.support.school_fits import crossed, nested, related, singular
 
 ROUNDING = 1e-9
@@ -16,7 +16,8 @@ ROUNDING = 1e-9
 
 
 SLOW = pytest.param(related, marks=pytest.mark.slow)
-FITS = [sleepstudy, aliased, nested, crossed, singular, SLOW]
+KERNEL = pytest.param(with_kernel, marks=pytest.mark.slow)
+FITS = [sleepstudy, aliased, nested, crossed, singular, SLOW, KERNEL]
 
 
 @cache

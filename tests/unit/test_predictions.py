@@ -213,14 +213,14 @@ def by_differences(found: jm.MixedResults) -> tuple[Array, Array, Array]:
         pytest.param("sleepstudy", "Reaction ~ Days + (1 | Subject)", marks=pytest.mark.slow),
     ],
 )
-def test_estimated_variances_add_kackar_and_harvilles_term_and_have_satterthwaites_df(
+def test_estimated_variances_add_kackar_and_harvilles_term_twice_and_have_satterthwaites_df(
     name: str, formula: str
 ) -> None:
     found = fit(name, formula)
     C, J, g = by_differences(found)
     known = found.predictions()["std_error"] ** 2
     table = found.predictions(variance_parameters="estimated", ddf="satterthwaite")
-    expected = np.einsum("an,ab,bn->n", J, C, J)
+    expected = 2 * np.einsum("an,ab,bn->n", J, C, J)
     added = table["std_error"] ** 2 - known
     np.testing.assert_allclose(added, expected, rtol=2e-3, atol=1e-5 * expected.max())
     np.testing.assert_allclose(table["df"], 2 * known**2 / np.einsum("an,ab,bn->n", g, C, g), rtol=2e-3)
