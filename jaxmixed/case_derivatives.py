@@ -215,11 +215,10 @@ def _residual_slopes(
     moved = scale * (errors.standard_columns(rows.X) @ tangent.beta)
     own = np.zeros(len(moved))
     for position, Z, codes in rows.terms:
-        term = stats.terms[position]
-        part = slice(term.start, term.start + term.covariance.q)
-        standard = Z @ np.linalg.inv(stats.frames[term.level][part, part])
-        entries = reduction.positions[term.level][codes]
-        change = scale * np.einsum("nj,jn->n", standard, tangent.modes[term.level][part][:, entries])
+        level = stats.terms[position].level
+        part, to_standard = errors.effect_columns(position)
+        entries = reduction.positions[level][codes]
+        change = scale * np.einsum("nj,jn->n", Z @ to_standard, tangent.modes[level][part][:, entries])
         moved += change
         if position in within:
             own += change
@@ -266,10 +265,9 @@ def _root_determinants(errors: ErrorModel, rows: Rows, cases: Cases) -> tuple[np
     assert level is not None
     Z = np.zeros((len(rows.X), len(stats.frames[level])))
     for position, columns, _ in rows.terms:
-        term = stats.terms[position]
-        if term.level == level:
-            Z[:, term.start : term.start + term.covariance.q] = columns
-    Z = Z @ np.linalg.inv(stats.frames[level])
+        if stats.terms[position].level == level:
+            part, to_standard = errors.effect_columns(position)
+            Z[:, part] = columns @ to_standard
     q = Z.shape[1]
     N = np.stack([[cases.sums(rows.weights * Z[:, a] * Z[:, b]) for b in range(q)] for a in range(q)])
     N = np.moveaxis(N, -1, 0)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxmixed.estimates import Estimates
 from jaxmixed.inference import VarianceParameters, parameter_covariance
 from jaxmixed.prediction_error import ErrorModel, RowErrors
-from jaxmixed.root import semidefinite_root
+from jaxmixed.prediction_slopes import uncertain_directions
 
 NewEffects = tuple[int, np.ndarray, np.ndarray | float]
 """Effects of levels without data: position of the term, columns (n, q), and how often each row has them."""
@@ -50,13 +50,9 @@ def prediction_df(
         Parameters on the boundary are held there. NaN where the data do not determine a parameter, or the
         variance is missing.
     """
-    covariance = parameter_covariance(VarianceParameters.of(estimates))[0]
-    moving = np.diagonal(covariance) != 0  # NaN, of a parameter that is not determined, moves too
-    own = covariance[np.ix_(moving, moving)]
-    if not np.isfinite(own).all():
+    directions = uncertain_directions(parameter_covariance(VarianceParameters.of(estimates))[0])
+    if directions is None:
         return np.full(len(variance), np.nan)
-    directions = np.zeros((len(own), len(covariance)))
-    directions[:, moving] = semidefinite_root(own)[0].T
     total = np.zeros(len(variance))
     for *direction, log_sigma in directions:
         slope = np.zeros(len(variance))

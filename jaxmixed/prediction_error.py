@@ -130,6 +130,12 @@ class ErrorModel:
             kept = kept - np.outer(kept[:, at] / constant, columns.shift)
         return kept @ columns.solve
 
+    def effect_columns(self, position: int) -> tuple[slice, np.ndarray]:
+        """Where a term's columns stand among its level's, and the (q, q) map of them to standardised ones."""
+        term = self.stats.terms[position]
+        part = slice(term.start, term.start + term.covariance.q)
+        return part, np.linalg.inv(self.stats.frames[term.level][part, part])
+
     def rows(self, X: np.ndarray | None, terms: Sequence[RowTerm]) -> RowErrors:
         """Linear functions ``x'(beta_hat - beta) + z'(b_hat - b)``, a row for each.
 
@@ -158,10 +164,9 @@ class ErrorModel:
         prior = np.zeros(n)
         beyond: dict[int, Any] = {}
         for position, Z, codes in terms:
-            term = self.stats.terms[position]
-            level, known = term.level, codes >= 0
-            part = slice(term.start, term.start + term.covariance.q)
-            standard = Z @ np.linalg.inv(self.stats.frames[level][part, part])
+            level, known = self.stats.terms[position].level, codes >= 0
+            part, to_standard = self.effect_columns(position)
+            standard = Z @ to_standard
             new = standard[~known]
             prior[~known] += np.einsum("ni,ij,nj->n", new, self.priors[level][part, part], new)
             if level < chain:
@@ -280,11 +285,10 @@ class ErrorModel:
         )
 
     def _of_term(self, position: int, levels: list[np.ndarray]) -> np.ndarray:
-        term = self.stats.terms[position]
-        part = slice(term.start, term.start + term.covariance.q)
-        own = levels[term.level][part][:, self.reduction.positions[term.level]]
-        back = self.sigma * np.linalg.inv(self.stats.frames[term.level][part, part])
-        return np.einsum("ab,bmc->mac", back, own)
+        level = self.stats.terms[position].level
+        part, back = self.effect_columns(position)
+        own = levels[level][part][:, self.reduction.positions[level]]
+        return np.einsum("ab,bmc->mac", self.sigma * back, own)
 
 
 class _Pull:

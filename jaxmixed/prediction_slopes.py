@@ -46,6 +46,34 @@ class PredictionSlopes(NamedTuple):
     modes: tuple[np.ndarray, ...]
 
 
+def uncertain_directions(covariance: np.ndarray) -> np.ndarray | None:
+    """Directions of the parameters whose outer products add up to their covariance.
+
+    Parameters
+    ----------
+    covariance : (k, k) array
+        Zero for parameters that are held, NaN for those that the data do not determine.
+
+    Returns
+    -------
+    (f, k) array or None
+        None where a parameter is not determined.
+
+    Examples
+    --------
+    >>> uncertain_directions(np.diag([4.0, 0.0, 9.0])).tolist()
+    [[2.0, 0.0, 0.0], [0.0, 0.0, 3.0]]
+    """
+    moving = np.diagonal(covariance) != 0  # NaN, of a parameter that is not determined, moves too
+    own = covariance[np.ix_(moving, moving)]
+    if not np.isfinite(own).all():
+        return None
+    directions = np.zeros((len(own), len(covariance)))
+    if len(own):
+        directions[:, moving] = semidefinite_root(own)[0].T
+    return directions
+
+
 def prediction_slopes(errors: ErrorModel, estimates: Estimates) -> PredictionSlopes:
     """Derivatives of all estimated effects, in units of the uncertainty of the variance parameters.
 
@@ -71,17 +99,13 @@ def prediction_slopes(errors: ErrorModel, estimates: Estimates) -> PredictionSlo
     """
     state = errors.reduction
     covariance = parameter_covariance(VarianceParameters.of(estimates))[0, :-1, :-1]
-    moving = np.diagonal(covariance) != 0  # NaN, of a parameter that is not determined, moves too
-    own = covariance[np.ix_(moving, moving)]
-    determined = bool(np.isfinite(own).all())
-    f = len(own) if determined else 1
+    directions = uncertain_directions(covariance)
+    f = 1 if directions is None else len(directions)
     beta = np.zeros((f, len(estimates.beta)))
     sizes = [(f, len(state.positions[term.level]), term.covariance.q) for term in state.stats.terms]
     modes = tuple(np.zeros(size) for size in sizes)
-    if not determined:
+    if directions is None:
         return PredictionSlopes(beta + np.nan, tuple(values + np.nan for values in modes))
-    directions = np.zeros((f, len(covariance)))
-    directions[:, moving] = semidefinite_root(own)[0].T if f else 0.0
     columns, frames, scale = state.fixed.columns, state.stats.frames, float(state.stats.scale)
     for number, direction in enumerate(directions):
         found = errors.tangent(direction)

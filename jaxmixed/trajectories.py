@@ -189,18 +189,23 @@ def _mean(lines: np.ndarray) -> np.ndarray:
     return np.asarray(lines.mean(axis=0)) if len(lines) else np.full(lines.shape[1], np.nan)
 
 
+def _fixed_column(frame: ModelFrame, argument: str, name: str) -> DataColumn:
+    """A column that the fixed effects were made from."""
+    if name not in frame.columns:
+        raise DataError(
+            f"{argument} is {printable(name)!r}, which is no column of the fixed effects; "
+            + (f"these are {listed(list(frame.columns))}" if frame.columns else "there are none")
+        )
+    return frame.columns[name]
+
+
 def _kinds(
     frame: ModelFrame, by: str | None, rows: tuple[np.ndarray, ...]
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Levels of a factor, and that of most rows of each group."""
     if by is None:
         return ("",), np.zeros(len(rows), dtype=np.int64)
-    if by not in frame.columns:
-        raise DataError(
-            f"by is {printable(by)!r}, which is no column of the fixed effects; "
-            + (f"these are {listed(list(frame.columns))}" if frame.columns else "there are none")
-        )
-    column, coding = frame.columns[by], factor_coding(frame, by)
+    column, coding = _fixed_column(frame, "by", by), factor_coding(frame, by)
     if coding is not None:
         return tuple(coding.labels), _most_frequent(known_codes(column, None, coding), rows)
     codes, values = factorize(column, None)
@@ -247,12 +252,7 @@ class _Axis:
 
     @classmethod
     def of(cls, frame: ModelFrame, name: str) -> _Axis:
-        if name not in frame.columns:
-            raise DataError(
-                f"x is {printable(name)!r}, which is no column of the fixed effects; "
-                + (f"these are {listed(list(frame.columns))}" if frame.columns else "there are none")
-            )
-        column, coding = frame.columns[name], factor_coding(frame, name)
+        column, coding = _fixed_column(frame, "x", name), factor_coding(frame, name)
         if coding is not None:
             return cls(name, known_codes(column, None, coding).astype(np.float64), coding)
         return cls(name, np.asarray(numbers(column, None, "x"), dtype=np.float64), None)
