@@ -1,7 +1,7 @@
 """Write the bundled data files `jaxmixed/datasets/data/*.csv.gz`.
 
 The real sets are copied, with columns renamed or recoded as their descriptions say, from
-`tests/reference/data` (see the README in `tests/reference`); the simulated set is drawn from a fixed seed.
+`tests/reference/data` (see the README in `tests/reference`); simulated sets are drawn from fixed seeds.
 Every run writes the same content. Run from the root of the repository::
 
     python benchmarks/make_datasets.py
@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "tests" / "reference" / "data"
 TARGET = ROOT / "jaxmixed" / "datasets" / "data"
 SEED = 20240229
+TRIAL_SEED = 20240302
 
 MINI_WRIGHT = (
     "512 525 430 415 520 508 428 444 500 500 600 625 364 460 380 390 658 642 445 432 432 420 626 605 260 227 "
@@ -100,6 +101,37 @@ def classrooms(seed: int = SEED) -> pd.DataFrame:
     )
 
 
+def depression(seed: int = TRIAL_SEED) -> pd.DataFrame:
+    """Simulate a trial with five visits and dropouts; the true values are in the set's description."""
+    rng = np.random.default_rng(seed)
+    n, weeks = 200, np.array([1, 2, 4, 6, 8])
+    drug = rng.permutation(np.repeat([0, 1], n // 2))
+    baseline = np.clip(np.round(24 + 3.5 * rng.standard_normal(n)), 16, 36).astype(int)
+    placebo, effect = np.array([-1.5, -3.0, -4.5, -6.0, -7.0]), np.array([-0.5, -1.0, -1.5, -2.0, -2.5])
+    sd = np.array([3.5, 4.5, 5.5, 6.2, 6.8])
+    correlation = 0.9 * np.exp(-np.abs(weeks[:, None] - weeks) / 12) + 0.1 * np.eye(5)
+    errors = rng.standard_normal((n, 5)) @ np.linalg.cholesky(sd[:, None] * correlation * sd).T
+    change = placebo + drug[:, None] * effect - 0.3 * (baseline[:, None] - 24) + errors
+    # A Hamilton score is a whole number that is not negative.
+    score = np.maximum(np.round(baseline[:, None] + change), 0).astype(int)
+
+    # Patients leave after a visit, more likely with a high score at that visit; a few visits are missed.
+    leaves = rng.random((n, 4)) < 1 / (1 + np.exp(4.6 - 0.1 * score[:, :4]))
+    there = np.column_stack([np.ones(n, dtype=bool), ~np.cumsum(leaves, axis=1).astype(bool)])
+    there[:, 1:4] &= rng.random((n, 3)) > 0.03
+    patient, visit = np.nonzero(there)
+    return pd.DataFrame(
+        {
+            "patient": [f"{i + 1:03d}" for i in patient],
+            "arm": np.array(["placebo", "drug"])[drug[patient]],
+            "visit": [f"W{week}" for week in weeks[visit]],
+            "week": weeks[visit].astype(str),
+            "baseline": baseline[patient].astype(str),
+            "change": (score[there] - baseline[patient]).astype(str),
+        }
+    )
+
+
 def datasets() -> dict[str, pd.DataFrame]:
     """Every bundled set, as text."""
     return {
@@ -116,7 +148,11 @@ def datasets() -> dict[str, pd.DataFrame]:
         "machines": read("Machines.csv"),
         "oats": read("Oats.csv")[["Block", "Variety", "nitro", "yield"]],
         "orthodont": read("Orthodont.csv")[["distance", "age", "Subject", "Sex"]],
+        "ovary": read("Ovary.csv").rename(columns={"occ": "occasion"})[
+            ["Mare", "occasion", "Time", "follicles"]
+        ],
         "classrooms": classrooms(),
+        "depression": depression(),
     }
 
 

@@ -150,21 +150,22 @@ def statsmodels(problem: Problem | Crossed) -> Fit:
     return _statsmodels_like(package, problem)
 
 
-class Lme4Worker:
-    """An R process with a problem's data that waits for requests; the pipe costs some 0.1 ms a call."""
+class RWorker:
+    """An R process with data that waits for requests; the pipe costs some 0.1 ms a call."""
 
-    def __init__(self, problem: Problem | Crossed) -> None:
+    script = ""
+
+    def __init__(self, data: pd.DataFrame, *request: str) -> None:
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name) / "data.csv"
-        problem.data.to_csv(path, index=False)
+        data.to_csv(path, index=False)
         self.process = subprocess.Popen(
-            ["Rscript", "--vanilla", str(Path(__file__).with_name("lme4_worker.R"))],
+            ["Rscript", "--vanilla", str(Path(__file__).with_name(self.script))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        factors = ",".join(problem.factors)
-        self.ask("load", str(path), problem.formula, str(problem.reml).upper(), factors)
+        self.ask("load", str(path), *request)
         path.unlink()
 
     def ask(self, *request: str) -> list[str]:
@@ -175,6 +176,24 @@ class Lme4Worker:
         if kind == "error":
             raise RuntimeError(" ".join(answer))
         return answer
+
+
+class Lme4Worker(RWorker):
+    """An R process with the data and the formula of a problem."""
+
+    script = "lme4_worker.R"
+
+    def __init__(self, problem: Problem | Crossed) -> None:
+        super().__init__(problem.data, problem.formula, str(problem.reml).upper(), ",".join(problem.factors))
+
+
+class NlmeWorker(RWorker):
+    """An R process with data for nlme's gls() and lme()."""
+
+    script = "nlme_worker.R"
+
+    def __init__(self, data: pd.DataFrame, factors: tuple[str, ...]) -> None:
+        super().__init__(data, ",".join(factors))
 
 
 def lme4(problem: Problem | Crossed) -> Fit:

@@ -22,6 +22,7 @@ TITLES = {
     "derivatives": "Derivatives of a fit",
     "inference": "Degrees of freedom and intervals",
     "influence": "Influence of rows and groups",
+    "residuals": "Correlated residuals",
     "prediction": "Predictions and ranks",
     "coverage": "Coverage of intervals and size of tests",
     "prediction_coverage": "Coverage of intervals of predictions",

@@ -23,6 +23,7 @@ _HOMES = {
     "fit_many": "many",
     "ManyResults": "many_results",
     "MarginalMeans": "marginal_means",
+    "WithinCorrelation": "wcorrelation",
     "compare": "comparison",
     "lrtest": "comparison",
     "power": "power_analysis",
@@ -52,6 +53,7 @@ _MODULES = (
     "nn",
     "optim",
     "precision",
+    "residuals",
     "statistics",
 )
 
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
         nn,
         optim,
         precision,
+        residuals,
         statistics,
     )
     from jaxmixed.comparison import compare, lrtest
@@ -96,6 +99,7 @@ if TYPE_CHECKING:
     from jaxmixed.simulation import simulate
     from jaxmixed.solution import Solution, solve
     from jaxmixed.studies import study
+    from jaxmixed.wcorrelation import WithinCorrelation
 
 __all__ = [
     "Arrays",
@@ -114,6 +118,7 @@ __all__ = [
     "RankDeficientWarning",
     "SingularFitWarning",
     "Solution",
+    "WithinCorrelation",
     "arrays",
     "compare",
     "covariance",
@@ -133,6 +138,7 @@ __all__ = [
     "optim",
     "power",
     "precision",
+    "residuals",
     "simulate",
     "solve",
     "statistics",

@@ -96,6 +96,21 @@ def error(text: str, start: int, end: int, problem: str) -> FormulaError:
       y ~ x +
             ^
     """
+    place, lines = pointed(text, start, end)
+    return FormulaError(f"{problem} (character {start + 1}, {place})\n{lines}")
+
+
+def pointed(text: str, start: int, end: int) -> tuple[str, str]:
+    """Return where ``text[start:end]`` stands, in words, and its line above a pointer to it.
+
+    Examples
+    --------
+    >>> place, lines = pointed("y ~ x +", 6, 7)
+    >>> print(place + chr(10) + lines)
+    at '+'
+      y ~ x +
+            ^
+    """
     end = max(end, start + 1)
     piece = _shown(text[start:end])
     piece = piece if len(piece) <= 40 else piece[:37] + "..."
@@ -108,7 +123,18 @@ def error(text: str, start: int, end: int, problem: str) -> FormulaError:
     before = ("..." if left > first else "") + _shown(text[left:start])
     line = before + _shown(text[start:right]) + ("..." if right < last else "")
     pointer = " " * _width(before) + "^" * max(1, _width(_shown(text[start : min(end, right)])))
-    return FormulaError(f"{problem} (character {start + 1}, {place})\n  {line}\n  {pointer}")
+    return place, f"  {line}\n  {pointer}"
+
+
+def look_alike(character: str) -> str | None:
+    """Return the ASCII text that a character only looks like, or None.
+
+    Examples
+    --------
+    >>> look_alike(chr(0x2212)), look_alike("a")
+    ('-', None)
+    """
+    return _LOOK_ALIKES.get(character)
 
 
 def _shown(text: str) -> str:
@@ -143,13 +169,19 @@ def is_plain_name(name: str) -> bool:
         return False
     return (
         name.replace(".", "_").isidentifier()
-        and _odd_character(name) < 0
+        and odd_character(name) < 0
         and unicodedata.is_normalized("NFC", name)
     )
 
 
-def _odd_character(name: str) -> int:
-    """Return the position of the first character that may not stand in a bare name, or -1."""
+def odd_character(name: str) -> int:
+    """Return the position of the first character that may not stand in a bare name, or -1.
+
+    Examples
+    --------
+    >>> odd_character("größe"), odd_character("x" + chr(0x200B))
+    (-1, 1)
+    """
     for position, character in enumerate(name):
         if character.isascii():
             continue
@@ -240,7 +272,7 @@ def _bare_name(text: str, start: int, end: int) -> str:
         )
     if name.isascii():
         return name
-    odd = _odd_character(name)
+    odd = odd_character(name)
     if odd >= 0:
         raise _unexpected(text, start + odd)
     if not name.replace(".", "_").isidentifier():

@@ -36,10 +36,13 @@ from jaxmixed.parameter_values import (
     all_values,
     estimated_values,
     parameters_of,
+    residual_values,
     scaled_errors,
     variance_errors,
 )
 from jaxmixed.resampling import by_designs, by_responses, fit_all
+from jaxmixed.residual_inference import residual_inference
+from jaxmixed.weighted_samples import refuse_weighted_sample
 
 BootstrapKind = Literal["parametric", "residual", "cluster", "case"]
 Interval = Literal["percentile", "bca", "studentized", "basic", "normal"]
@@ -132,11 +135,16 @@ class Bootstrap:
     @cached_property
     def parameters(self) -> Parameters:
         """Names and kinds of all parameters."""
-        return parameters_of(self.fit)
+        return parameters_of(self.fit, residual=True)
 
     @cached_property
     def _all(self) -> np.ndarray:
-        return all_values(self.replicates)
+        return np.concatenate([all_values(self.replicates), self._of_residuals[0]], axis=1)
+
+    @cached_property
+    def _of_residuals(self) -> tuple[np.ndarray, np.ndarray]:
+        """Parameters of correlated residuals of all replicates, and their standard errors."""
+        return residual_values(self.replicates)
 
     @cached_property
     def _values(self) -> np.ndarray:
@@ -150,7 +158,8 @@ class Bootstrap:
     @cached_property
     def _estimates(self) -> np.ndarray:
         """Estimates of the fit, (P,)."""
-        return estimated_values(self.fit.estimates)
+        own = residual_inference(self.fit.estimates)
+        return np.concatenate([estimated_values(self.fit.estimates), own.values])
 
     def _frame(self, *kinds: str) -> pd.DataFrame:
         places = self.parameters.places(*kinds)
@@ -175,6 +184,11 @@ class Bootstrap:
     def varcorr(self) -> pd.DataFrame:
         """Variances and covariances, a row per replicate; the residual's is the last."""
         return self._frame("var", "cov")
+
+    @property
+    def residual(self) -> pd.DataFrame:
+        """Parameters of correlated residuals, a row per replicate."""
+        return self._frame("residual")
 
     @property
     def sigma(self) -> pd.Series:
@@ -265,10 +279,11 @@ class Bootstrap:
         """Studentised limits (P, 2) and how many replicates they use (P,)."""
         found = self.replicates
         own = np.sqrt(np.einsum("bii->bi", found.cov_beta))
-        errors = np.concatenate([own, variance_errors(found)], axis=1)
+        errors = np.concatenate([own, variance_errors(found), self._of_residuals[1]], axis=1)
         errors = errors[found.converged]
         at_fit = np.sqrt(np.diagonal(self.fit.estimates.cov_beta))
-        se = np.concatenate([at_fit, scaled_errors(self._variances)[0]])
+        of_residual = np.sqrt(np.diagonal(residual_inference(self.fit.estimates).covariance))
+        se = np.concatenate([at_fit, scaled_errors(self._variances)[0], of_residual])
         limits = np.full((len(se), 2), np.nan)
         with np.errstate(all="ignore"):
             for place, kind in enumerate(self.parameters.kinds):
@@ -289,7 +304,7 @@ class Bootstrap:
         """Values without each of the coarsest groups (or rows), (groups, P)."""
         count, designs = resampling.leave_one_out(self.fit)
         found, _ = fit_all(by_designs(self.fit, designs), count, self.fit, most=resampling.MOST_LARGE)
-        return all_values(found)[found.converged]
+        return np.concatenate([all_values(found), residual_values(found)[0]], axis=1)[found.converged]
 
     def _series(self, values: np.ndarray, name: str) -> pd.Series:
         return pd.Series(values, index=pd.Index(self.parameters.names), name=name)
@@ -316,8 +331,8 @@ class Bootstrap:
         Returns
         -------
         pandas.DataFrame
-            Columns ``kind`` ("fixed", "sd", "corr", "var", "cov", "kernel"), ``group``, ``estimate``,
-            ``bias``, ``std_error``, ``conf_low``, ``conf_high``, ``n_used``, by parameter.
+            Columns ``kind`` ("fixed", "sd", "corr", "var", "cov", "kernel", "residual"), ``group``,
+            ``estimate``, ``bias``, ``std_error``, ``conf_low``, ``conf_high``, ``n_used``, by parameter.
         """
         columns = {
             "kind": self.parameters.kinds,
@@ -483,6 +498,7 @@ def bootstrap(
     """Bootstrap a fit; arguments as for `MixedResults.bootstrap`."""
     n = resampling.check_count(n)
     _check_choice("kind", kind, KINDS)
+    refuse_weighted_sample(fit.estimates, "bootstrap()", "every row and group would be drawn as one")
     seed = secrets.randbits(63) if seed is None else check_seed(seed)
     most = resampling.MOST
     if kind in ("parametric", "residual"):

@@ -18,8 +18,11 @@ from jaxmixed.chi_bar_square import ChiBarSquare, chi_bar_square
 from jaxmixed.covariance import STRUCTURES, Covariance, lower_triangle
 from jaxmixed.denominators import expected_information
 from jaxmixed.errors import DesignError, printable
+from jaxmixed.estimates import ResidualEstimate
 from jaxmixed.fitted import Fitted
 from jaxmixed.nesting import Containment, Nesting
+from jaxmixed.residual_variation import Lines, of_any_covariance, unheld
+from jaxmixed.toeplitz import ToeplitzCovariance
 from jaxmixed.variation import Direction, metric, vary
 
 SPANNED = 1e-7
@@ -120,7 +123,11 @@ def _term_block(
     covariance = large.estimates.terms[position].covariance
     own = [part for part in contained if part.large == position]
     if covariance.name not in STRUCTURES:
-        same = [part for part in own if small.estimates.terms[part.small].covariance == covariance]
+        held = [small.estimates.terms[part.small] for part in own if part.column is None]
+        same = [term.standard for term in held if term.covariance == covariance]
+        if not same and isinstance(covariance, ToeplitzCovariance) and held:
+            T = np.linalg.solve(large.estimates.terms[position].frame, held[0].factor)
+            same = [covariance.from_covariance(T @ T.T)]
         if not same:
             group = printable(large.estimates.terms[position].group)
             raise DesignError(
@@ -128,7 +135,7 @@ def _term_block(
                 " so no mixture of chi-squared distributions is right; simulate instead: lrtest(a, b,"
                 " simulate=999)"
             )
-        standard = small.estimates.terms[same[0].small].standard
+        standard = same[0]
         slopes = metric(covariance, standard).slopes
         return _Block(slopes[:0], slopes, ()), np.asarray(covariance.factor(standard))
     places = _places(large, position, tuple(own))
@@ -138,14 +145,22 @@ def _term_block(
     return block, _factor(small, large, own, places, covariance.q)
 
 
-def _information(
-    large: Fitted, factors: list[np.ndarray], directions: list[Direction], tested: np.ndarray
+def _whole_information(
+    large: Fitted, factors: list[np.ndarray], directions: list[Direction], own: ResidualEstimate | None
 ) -> np.ndarray:
-    """Expected information of tested directions, that of all other variance parameters projected out.
+    """Expected information about all variance parameters, the residuals' last.
 
     ``tr(P V_a P V_b) / 2`` at the given factors, with P the inverse of V under ML and that without the fixed
     effects under REML.
     """
+    if own is not None:
+        stats, size = of_any_covariance(large.state), len(own.free) + 1
+        nothing = np.zeros((len(directions), size))
+        lines = Lines.along(own.free, np.concatenate([nothing, unheld(own)]))
+        unmoved: Direction = {}
+        found = vary(factors, [*directions, *[unmoved] * size], stats, None, lines)
+        by_reml = large.estimates.method == "reml" and len(found.value)
+        return expected_information(found) if by_reml else -found.logdet_second / 2
     stats = large.state.compact
     found = vary(factors, directions, stats)
     first, second, df = found.logdet_first, -found.logdet_second / 2, float(stats.nobs)
@@ -153,8 +168,13 @@ def _information(
         first = first + np.einsum("aii->a", np.linalg.solve(found.value, found.first))
         second, df = expected_information(found), df - len(found.value)
     # Beside the directions, relative to sigma squared, stands its logarithm.
-    whole = np.block([[second, first[:, None] / 2], [first[None] / 2, np.full((1, 1), df / 2)]])
-    own = np.append(tested, False)
+    return np.block([[second, first[:, None] / 2], [first[None] / 2, np.full((1, 1), df / 2)]])
+
+
+def _information(whole: np.ndarray, tested: np.ndarray) -> np.ndarray:
+    """Information about the tested parameters, the first ones, that about all others projected out."""
+    own = np.zeros(len(whole), dtype=bool)
+    own[: len(tested)] = tested
     nuisance = whole[np.ix_(~own, ~own)]
     cross = whole[np.ix_(~own, own)]
     scale = np.sqrt(np.diagonal(nuisance))
@@ -163,6 +183,19 @@ def _information(
     cross = cross / scale[:, None]
     projected = whole[np.ix_(own, own)] - cross.T @ inverse @ cross
     return np.asarray((projected + projected.T) / 2)
+
+
+def _common_residual(small: Fitted, large: Fitted) -> ResidualEstimate | None:
+    """Residual structure of the smaller fit, if the two have a structure in common."""
+    own, theirs = small.estimates.residual, large.estimates.residual
+    if theirs is None:
+        return None
+    if own is None or own.covariance != theirs.covariance:
+        raise DesignError(
+            "the residual structures differ, too, so the mixture of chi-squared distributions is not known;"
+            " simulate instead: lrtest(a, b, simulate=999)"
+        )
+    return own
 
 
 def boundary_distribution(
@@ -215,7 +248,8 @@ def boundary_distribution(
     for term, block in enumerate(blocks):
         directions += [{term: change} for change in (*block.tested, *block.free)]
         tested += [True] * len(block.tested) + [False] * len(block.free)
-    information = _information(large, factors, directions, np.array(tested))
+    whole = _whole_information(large, factors, directions, _common_residual(small, large))
+    information = _information(whole, np.array(tested))
     try:
         return chi_bar_square(information, orders, df - dimension, seed=seed)
     except ValueError as error:

@@ -24,16 +24,22 @@ from jaxmixed.certificate_advice import (
     findings,
     plain_number,
 )
+from jaxmixed.diagnosis import RESIDUAL
 from jaxmixed.errors import ConvergenceWarning, DataError, printable, user_level
 from jaxmixed.fitted import Fitted
 from jaxmixed.formatting import WIDTH, counted, number, wrapped
 from jaxmixed.many_fits import design_of_fit
 from jaxmixed.multistart import Agreement, search_from_random_starts
 from jaxmixed.optimality import BoundaryComponent, WeakDirection, boundary_components, weakest_direction
+from jaxmixed.residual_inference import free_names
 from jaxmixed.search import GRADIENT_TOLERANCE, SMALLEST_CURVATURE
+from jaxmixed.weighted_samples import with_robust_covariances
 
 SHOWN_WEIGHT = 0.1
 """Smaller components of a direction are left out of its sentence."""
+
+MOST_SHOWN = 5
+"""Components of a direction that its sentence has; of more, the largest."""
 
 _LABEL = 21
 
@@ -55,7 +61,8 @@ class Certificate:
     iterations, evaluations
         Newton steps, and evaluations of value, gradient and Hessian, repeated starts included.
     parameters
-        The optimiser's parameters (of the factors of the standardised columns) by name: ``value``,
+        The optimiser's parameters (of the factors of the standardised columns, then free ones of a residual
+        structure, called after the parameters that they are closest to) by name: ``value``,
         ``gradient`` of the deviance, ``scaled_gradient`` in units of its own curvature, ``on_boundary``.
     gradient_norm
         Largest scaled gradient of the free parameters.
@@ -160,7 +167,10 @@ class Certificate:
             method=fit.estimates.method,  # type: ignore[arg-type]
             weighted=fit.estimates.weighted,
             start=found.standard[found.best],
+            residual_labels=None if fit.estimates.residual is None else fit.estimates.residual.labels,
+            sampling=fit.estimates.sampling,
         )
+        estimates = with_robust_covariances(fit.frame, fit.state, estimates)
         announce_verdicts(estimates, self.formula)
         make: Callable[..., Any] = type(fit)
         return make(frame=fit.frame, estimates=estimates, state=fit.state)
@@ -238,7 +248,7 @@ class Certificate:
         return [(label, printable(text)) for label, text in rows]
 
     def _verdict(self) -> str:
-        if not self.fit.estimates.terms:
+        if not len(self.fit.estimates.free):
             return "closed form: a linear model has no optimiser"
         verdict = "an optimum" if self.converged else "NOT CONVERGED"
         verdict += ", singular (on the boundary of the parameter space)" if self.singular else ""
@@ -315,6 +325,8 @@ def direction_in_words(weak: WeakDirection) -> str:
     parts = [
         f"{'-' if weak.weights[k] < 0 else '+'} {abs(weak.weights[k]):.2f} {weak.names[k]}" for k in order
     ]
+    if len(parts) > MOST_SHOWN:
+        parts = [*parts[:MOST_SHOWN], "..."]
     error = f"std. error {weak.std_error:.3g}" if np.isfinite(weak.std_error) else "undetermined"
     return f"{' '.join(parts).removeprefix('+ ')} ({error})"
 
@@ -346,7 +358,7 @@ def certificate(fit: Fitted, starts: int = 0, seed: int = 0) -> Certificate:
     """
     estimates, found = fit.estimates, fit.estimates.diagnostics
     agreement = None
-    if isinstance(starts, bool) or (starts != 0 and estimates.terms):
+    if isinstance(starts, bool) or (starts != 0 and len(estimates.free)):
         agreement = search_from_random_starts(fit.state, estimates, starts, seed)
     boundary = boundary_components(estimates)
     made = Certificate(
@@ -383,11 +395,14 @@ def _parameters(fit: Fitted) -> pd.DataFrame:
     names = [
         f"{term.group}: {name}" for term in estimates.terms for name in term.covariance.names(term.names)
     ]
+    if estimates.residual is not None:
+        own = estimates.residual
+        names += [f"{RESIDUAL}{name}" for name in free_names(own.covariance, own.labels)]
     gradient = np.array(estimates.diagnostics.gradient, dtype=np.float64)
     curvature = np.sqrt(np.abs(np.diagonal(estimates.hessian)))
     return pd.DataFrame(
         {
-            "value": np.concatenate([np.zeros(0), *(term.standard for term in estimates.terms)]),
+            "value": estimates.standard,
             "gradient": gradient,
             "scaled_gradient": gradient / np.maximum(curvature, SMALLEST_CURVATURE),
             "on_boundary": ~estimates.free,

@@ -9,6 +9,7 @@ from jaxmixed.errors import printable
 from jaxmixed.formatting import counted
 from jaxmixed.inference import joined
 from jaxmixed.optimality import boundary_components
+from jaxmixed.residual_limits import AT_END, NO_EFFECT
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _LIMITS = 'conf_int(method="profile") or method="boot" gives limits'
 
 _OTHER_STARTS = "certificate(starts=8) searches from other starts, and its refit() fits from the best of them"
+
+_SIMPLER_RESIDUALS = "Compare with a residual structure without this parameter (AIC); other estimates stand"
 
 GRADIENT_SHOWN, DECREMENT_SHOWN = 1e-8, 1e-12
 """Smaller values are rounding, and are shown as such."""
@@ -37,7 +40,11 @@ ADVICE = {
         "Fit again with a higher max_iterations, or from another start: certificate(starts=8).refit()"
     ),
     "boundary": _OTHER_STARTS,
-    "vanishing_residual": "Use a smoother kernel, or several rows for each position",
+    "unbounded": ("Leave out the rows, level or time concerned, or take a structure with fewer parameters"),
+    "vanishing_residual": (
+        "Use a smoother kernel, several rows for each position, or give the residuals this structure "
+        "(residuals=)"
+    ),
     "no_residual": (
         "Several rows for a level would tell its effect from the residual; check the relationship for levels "
         "without a share of their own"
@@ -53,8 +60,8 @@ class Finding(NamedTuple):
     ----------
     kind : str
         A kind of `Diagnostics.problems`, ``"variance"``, ``"correlation"``, ``"rank"`` (on the boundary),
-        ``"dependent"`` (random-effects columns), ``"rank_deficient"`` (fixed effects), ``"better_start"`` or
-        ``"other_parameters"``.
+        ``"residual"`` (of the residuals, at the end of its range), ``"dependent"`` (random-effects columns),
+        ``"rank_deficient"`` (fixed effects), ``"better_start"`` or ``"other_parameters"``.
     finding : str
     advice : str
     """
@@ -155,6 +162,8 @@ def findings(
         )
     dependent = [text for text in checks.singular_terms if DEPENDENT in text]
     found += [Finding("dependent", text, "Leave the column out of the term") for text in dependent]
+    at_end = [text for text in checks.singular_terms if AT_END in text or NO_EFFECT in text]
+    found += [Finding("residual", text, _SIMPLER_RESIDUALS) for text in at_end]
     for own in boundary:
         what = f"{own.parameter} is estimated as {own.value:.4g}, on the boundary"
         found.append(Finding(own.kind, what, boundary_advice(own, frame, estimates)))

@@ -47,6 +47,9 @@ class Checking:
         @property
         def _slopes(self) -> PredictionSlopes: ...
 
+        @property
+        def _fitted(self) -> np.ndarray: ...
+
         def fixed_inference(self, ddf: str = "none", vcov: FixedInference | None = None) -> FixedInference:
             """Inference on linear functions of the coefficients."""
 
@@ -70,10 +73,11 @@ class Checking:
             What is left out, one at a time: ``"rows"``; a grouping, e.g. ``"school"``; another column that
             the fit keeps; or a value for every row, the rows of one value being left out together.
         method : str
-            ``"deletion"``: the model is fitted without each case, all fits at once. ``"approximate"``: what
-            deletion does to first order, from the derivatives of the estimates in how often each case counts
-            (variance parameters included), which costs little more than the fit. ``"both"``: both, and a
-            column ``disagree`` that says where the first order is not to be relied on.
+            ``"deletion"``: the model is fitted without each case, all fits at once; the only method for
+            models with a residual structure, one fit after the other. ``"approximate"``: what deletion does
+            to first order, from the derivatives of the estimates in how often each case counts (variance
+            parameters included), which costs little more than the fit. ``"both"``: both, and a column
+            ``disagree`` that says where the first order is not to be relied on.
         devices : int or sequence of jax.Device, optional
             How many workers, or which devices, fit the models; all by default.
         mesh : jax.sharding.Mesh, optional
@@ -187,7 +191,10 @@ class Checking:
         simulations: int | None = None,
         seed: int = 1,
     ) -> pd.DataFrame:
-        """Autocorrelation of the standardized conditional residuals within groups, by lag.
+        """Autocorrelation of the normalized conditional residuals within groups, by lag.
+
+        Normalized are standardized residuals, whitened where the model has them correlated: what is left then
+        is what the structure does not explain.
 
         At each lag the mean product of residuals that are so far apart in the same group, over the mean
         square of all, as nlme's ``ACF``; groups may differ in length. Estimated random effects make
@@ -197,12 +204,12 @@ class Checking:
         Parameters
         ----------
         group : str or array_like, optional
-            Grouping, another column, or values by row; by default the grouping with the most levels. In a
-            linear model all rows are one series.
+            Grouping, another column, or values by row; by default the groups of correlated residuals, or the
+            grouping with the most levels. In a linear model all rows are one series.
         time : str or array_like, optional
-            Column of the fixed part, or values by row, that orders the rows of a group; by default they stand
-            in the order of the data. Where all times lie on a grid, lags are its steps, and rows that are
-            missing leave gaps; else rows are counted.
+            Column that the fit keeps, or values by row, that orders the rows of a group; by default the times
+            of correlated residuals, or the order of the data. Where all times lie on a grid, lags are its
+            steps, and rows that are missing leave gaps; else rows are counted.
         max_lag : int, optional
             By default 10 log10(length of the longest series), as in R.
         level : float
@@ -251,7 +258,7 @@ class Checking:
         simulations: int | None = None,
         seed: int = 1,
     ) -> pd.DataFrame:
-        """Semivariogram of the standardized conditional residuals within groups, by distance.
+        """Semivariogram of the normalized conditional residuals within groups, by distance.
 
         Half the mean squared difference of the residuals of pairs of rows of a group, as nlme's
         ``Variogram``. Where more than a million pairs exist, a million are drawn.
@@ -259,8 +266,8 @@ class Checking:
         Parameters
         ----------
         x : str or array_like, optional
-            Column of the fixed part, or values by row, whose differences are the distances; by default
-            positions in the group, in the order of the data.
+            Column that the fit keeps, or values by row, whose differences are the distances; by default the
+            times of correlated residuals, or positions in the group, in the order of the data.
         group : str or array_like, optional
             As for `autocorrelation`.
         max_distance : float, optional

@@ -25,6 +25,7 @@ from jaxmixed.plot_qq import draw_quantiles
 from jaxmixed.plot_residuals import draw_residuals, draw_scale_location
 from jaxmixed.plot_style import short
 from jaxmixed.residual_correlation import FittedRows, autocorrelation, variogram
+from jaxmixed.weighted_samples import is_pseudo_likelihood
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +157,8 @@ class CheckingPlots:
         Parameters
         ----------
         what
-            ``"residuals"`` (standardized conditional residuals), or a grouping, for its random effects.
+            ``"residuals"`` (standardized conditional residuals, whitened where they are correlated), or a
+            grouping, for its random effects.
         effect
             Effect of the grouping; by default the intercept, or the first effect where there is none.
         level
@@ -180,7 +182,7 @@ class CheckingPlots:
         >>> fit.plot.qq("Subject", "Days").get_ylabel()
         'Predicted random effect'
         """
-        count = check_simulations(simulations, len(self.fit.frame.y))
+        count = check_simulations(simulations, len(self.fit.frame.y), self.fit.frame.sampling is not None)
         replicates = replicated(self.fit, count, seed) if count else None
         return self._quantiles(what, effect, level, replicates, ax)
 
@@ -191,12 +193,12 @@ class CheckingPlots:
         if what == "residuals":
             if effect is not None:
                 raise DataError(f"effect={effect!r} is of a grouping: pass its name as what=")
-            values = self.fit.residuals("standardized").to_numpy()
+            values = self.fit.residuals("normalized").to_numpy()
             if replicates is not None:
                 drawn = replicated_residuals(self.fit, replicates)
-            return draw_quantiles(
-                quantile_plot(values, drawn, level), "Standardized residual", "Residuals", level, ax
-            )
+            correlated = self.fit.estimates.residual is not None
+            name = "Normalized residual" if correlated else "Standardized residual"
+            return draw_quantiles(quantile_plot(values, drawn, level), name, "Residuals", level, ax)
         effects = self.fit.ranef()
         if what not in effects:
             known = listed(["residuals", *effects])
@@ -301,7 +303,8 @@ class CheckingPlots:
 
         Residuals against fitted values, their spread against fitted values, their quantiles; quantiles of up
         to two random effects (the first of each grouping, then others), and the caterpillar plot of the
-        grouping with the fewest levels. A linear model has the first three.
+        grouping with the fewest levels (not with sampling weights, where predictions have no errors). A
+        linear model has the first three.
 
         Parameters
         ----------
@@ -323,7 +326,7 @@ class CheckingPlots:
         >>> len(fit.plot.diagnostics(simulations=39))
         6
         """
-        count = check_simulations(simulations, len(self.fit.frame.y))
+        count = check_simulations(simulations, len(self.fit.frame.y), self.fit.frame.sampling is not None)
         replicates = list(replicated(self.fit, count, seed)) if count else None
         parts: list[Callable[[Axes], Axes]] = [
             lambda ax: self.residuals(ax=ax),
@@ -333,7 +336,7 @@ class CheckingPlots:
         effects = self.fit.ranef()
         for label, name in effects_shown(effects):
             parts.append(partial(self._quantiles, label, name, level, replicates))
-        if effects:
+        if effects and not is_pseudo_likelihood(self.fit.estimates):
             errors = self.fit.ranef_se("known")
             parts.append(lambda ax: draw_caterpillar(effects, errors, None, None, level, True, ax))
         return draw_panel(parts, axes)

@@ -27,10 +27,11 @@ from jaxmixed.draws import check_seed
 from jaxmixed.errors import ConvergenceWarning, DataError, DesignError, printable, user_level
 from jaxmixed.fitted import Fitted
 from jaxmixed.formatting import counted, p_phrase, wrapped
-from jaxmixed.model_table import ModelTable, model_rows
+from jaxmixed.model_table import ModelTable, described, model_rows
 from jaxmixed.nesting import Nesting, nesting_of, same_columns
 from jaxmixed.nulls import NullDistribution, likelihood_ratios, simulated_null
 from jaxmixed.resampling import labels_of
+from jaxmixed.weighted_samples import is_pseudo_likelihood, refuse_sampling_weights, total_frequencies
 
 if TYPE_CHECKING:
     from jaxmixed.chi_bar_square import ChiBarSquare
@@ -65,7 +66,8 @@ class LikelihoodRatioTest:
     note
         What to know about the distribution and the fits; empty when there is nothing to say.
     table
-        The two models, the smaller first: formula, number of parameters, log-likelihood, AIC, BIC.
+        The two models, the smaller first: formula, residual structure, number of parameters, log-likelihood,
+        AIC, BIC.
     null
         The simulated null distribution, where one was asked for.
     weights
@@ -84,7 +86,7 @@ class LikelihoodRatioTest:
     def __str__(self) -> str:
         lines = ["Likelihood-ratio test"]
         for role, (_, row) in zip(("smaller", "larger "), self.table.iterrows(), strict=True):
-            lines.append(wrapped(printable(row["formula"]), first=f"  {role}  ", indent="           "))
+            lines.append(wrapped(described(row), first=f"  {role}  ", indent="           "))
             lines.append(
                 f"           log likelihood {row['llf']:.6f}, {row['num_params']} parameters, AIC"
                 f" {row['aic']:.4f}"
@@ -98,7 +100,7 @@ class LikelihoodRatioTest:
 
 @dataclass(frozen=True, slots=True)
 class LinearModelTest:
-    """Test of all random effects at once; the fields are those of `LikelihoodRatioTest`."""
+    """Test of random effects and residual structure at once; fields are those of `LikelihoodRatioTest`."""
 
     statistic: np.float64
     df: int
@@ -108,15 +110,20 @@ class LinearModelTest:
 
 
 def linear_model_test(estimates: Estimates) -> LinearModelTest | None:
-    """Likelihood-ratio test against the linear model fitted by the same criterion; None for a linear model.
+    """Likelihood-ratio test against the linear model fitted by the same criterion.
 
-    With one variance parameter the distribution is the mixture of zero and chi2(1); otherwise chi2(k), which
-    is conservative.
+    None for a linear model, and where there are sampling weights: a pseudo-likelihood has no such test.
+
+    That model has independent residuals with one variance. With one variance parameter the distribution is
+    the mixture of zero and chi2(1); otherwise chi2(k), which is conservative if there are random effects.
     """
-    k = len(estimates.theta)
-    if k == 0:
+    k = len(estimates.free)
+    if k == 0 or is_pseudo_likelihood(estimates):
         return None
-    statistic = _statistic(estimates.linear_llf, estimates.llf) if estimates.theta.any() else 0.0
+    statistic = _statistic(estimates.linear_llf, estimates.llf) if estimates.all_theta.any() else 0.0
+    if not estimates.terms:
+        p_value = chi2_p_value(statistic, k)
+        return LinearModelTest(np.float64(statistic), k, np.float64(p_value), f"chi2({k})", "")
     if k == 1:
         p_value = 1.0 if statistic <= 0 else 0.5 * chi2_p_value(statistic, 1)
         return LinearModelTest(np.float64(statistic), 1, np.float64(p_value), "chibar2(01)", "")
@@ -359,9 +366,10 @@ def compare(*fits: Fitted, mixture: bool = False) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A row per model, in order of its number of parameters; the index is the position among the arguments,
-        from 1. Columns ``formula``, ``method``, ``num_params``, ``llf``, ``deviance``, ``aic``, ``bic``, and
-        the likelihood-ratio test against the row above where the two are nested: ``statistic``, ``df``,
-        ``p_value``, ``distribution``. ``attrs["note"]`` holds what is to be known about fits and tests.
+        from 1. Columns ``formula``, ``method``, ``num_params``, ``llf``, ``deviance``, ``aic``, ``bic``,
+        ``residuals`` (the residual structure), and the likelihood-ratio test against the row above where the
+        two are nested: ``statistic``, ``df``, ``p_value``, ``distribution``. ``attrs["note"]`` holds what is
+        to be known about fits and tests.
 
     Raises
     ------
@@ -422,6 +430,8 @@ def _require_fits(fits: tuple[Any, ...]) -> None:
     for fit in fits:
         if not (hasattr(fit, "frame") and hasattr(fit, "estimates")):
             raise DataError(f"a comparison needs results of mixed(), not {type(fit).__name__}")
+        why = "differences of pseudo-likelihoods are not distributed as those of likelihoods"
+        refuse_sampling_weights(fit.estimates, "lrtest() or compare()", why, "use test()")
 
 
 def _require_same_data(a: Fitted, b: Fitted) -> None:
@@ -440,7 +450,9 @@ def _require_same_data(a: Fitted, b: Fitted) -> None:
             else "values of the response, or their rows in another order"
         )
         raise DataError(f"the fits have different {what}, so their likelihoods cannot be compared; {hint}")
-    for what, first, second in (("weights", one.weights, two.weights), ("offsets", one.offset, two.offset)):
+    pairs = [("weights", one.weights, two.weights), ("offsets", one.offset, two.offset)]
+    pairs.append(("frequency weights", total_frequencies(one), total_frequencies(two)))
+    for what, first, second in pairs:
         same = first is second or (first is not None and second is not None and np.array_equal(first, second))
         if not same and not (what == "offsets" and _both_zero(first, second)):
             raise DataError(
@@ -477,12 +489,14 @@ def _comparable(fits: Sequence[Fitted]) -> tuple[Sequence[Fitted], str]:
 
 def _by_ml(fit: Fitted) -> _Refitted:
     """The same model fitted by maximum likelihood to the same reduced data."""
+    residual = fit.estimates.residual
     found = fitting.fit(
         fit.state,
         labels_of(fit.estimates),
         fit.frame.x_names,
         method="ml",
         weighted=fit.estimates.weighted,
+        residual_labels=None if residual is None else residual.labels,
     )
     return _Refitted(fit.frame, found, fit.state)
 

@@ -143,7 +143,10 @@ def orthogonal_polynomials(x: np.ndarray, degree: int) -> tuple[np.ndarray, np.n
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FactorCoding:
-    """Levels of a factor of the model, their labels, and its contrast with the position of the base level."""
+    """Levels of a factor of the model, their labels, and its contrast with the position of the base level.
+
+    Of ordered categories also the places of the levels among all of these, used or not.
+    """
 
     label: str
     kind: str
@@ -151,6 +154,7 @@ class FactorCoding:
     labels: tuple[str, ...]
     contrast: str
     base: int
+    places: np.ndarray | None = None
 
     def names(self, full: bool) -> list[str]:
         """Names of the dummy variables of all levels (``full``), or of the contrasts, as R gives them."""
@@ -208,7 +212,8 @@ def learn_factor(
             f"{label}: polynomial contrasts of {len(labels)} levels cannot be computed accurately (at most "
             f"{_MAX_POLY_LEVELS} levels); use numeric values with poly(), or treatment contrasts"
         )
-    return codes, FactorCoding(label, column.kind, levels, labels, name, base)
+    places = column.values.categories.get_indexer(levels) if ordered else None
+    return codes, FactorCoding(label, column.kind, levels, labels, name, base, places)
 
 
 def _asked_in_formula(expr: Call, label: str, labels: tuple[str, ...], default: str) -> tuple[str, int]:

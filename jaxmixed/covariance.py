@@ -33,6 +33,39 @@ Coordinates = Literal["any", "columns", "scale", "none"]
 their order (a triangular matrix), a unit for each column, one common unit, or none."""
 
 
+class Parameterised(Protocol):
+    """What a search asks of the owner of some of its parameters; documented in :class:`Covariance`."""
+
+    @property
+    def num_params(self) -> int:
+        """Number of free parameters, k."""
+        ...
+
+    def retract(self, theta: Float[Array, " k"], step: Float[Array, " k"]) -> Float[Array, " k"]:
+        """Where a step of an optimiser leads."""
+        ...
+
+    def even(self) -> np.ndarray:
+        """Mask (k,) of the parameters whose sign alone does not matter."""
+        ...
+
+    def initial(self) -> np.ndarray:
+        """Starting values (k,) for want of better ones."""
+        ...
+
+    def further_starts(self, theta: np.ndarray) -> np.ndarray:
+        """Starting values beside `theta`, (a, ..., k)."""
+        ...
+
+    def canonical(self, theta: np.ndarray, tolerance: float = ..., floor: float = ...) -> np.ndarray:
+        """Canonical parameters of the same covariance."""
+        ...
+
+    def on_boundary(self, theta: np.ndarray) -> np.ndarray:
+        """Mask of the parameters that a singular `theta` holds."""
+        ...
+
+
 @runtime_checkable
 class Covariance(Protocol):
     """What the likelihood and the tables ask of the covariance of a term's q effects.
@@ -166,23 +199,25 @@ class Covariance(Protocol):
 
 
 class Natural(NamedTuple):
-    """Parameters of a structure as its tables show them, each a function of one of the free parameters.
+    """Parameters of a structure as its tables show them.
 
     Attributes
     ----------
-    position : tuple of int
-        Which free parameter each is a function of.
     value : (..., a) array
     slope : (..., a) array
-        Its derivative in that free parameter.
+        Derivative of each in its number on the scale of `scaled`.
+    scaled : (..., a) array
+        The parameters on the scales on which their intervals are symmetric.
+    jacobian : (..., a, k) array
+        Derivatives of `scaled` in the free parameters.
     inverse : callable
-        From numbers on the scale of the free parameters, (..., a), to values: intervals are symmetric on that
-        scale.
+        From numbers on the scale of `scaled`, (..., a), to values.
     """
 
-    position: tuple[int, ...]
     value: np.ndarray
     slope: np.ndarray
+    scaled: np.ndarray
+    jacobian: np.ndarray
     inverse: Callable[[np.ndarray], np.ndarray]
 
 
@@ -248,7 +283,7 @@ class _Linear:
 
     def natural(self, theta: np.ndarray) -> Natural:
         none = theta[..., :0]
-        return Natural((), none, none, lambda values: values)
+        return Natural(none, none, none, none[..., None] * theta[..., None, :], lambda values: values)
 
 
 @cache

@@ -20,9 +20,13 @@ from jaxmixed import basis
 from jaxmixed.basis import ColumnBasis, FixedBasis, column_basis, fixed_basis
 from jaxmixed.covariance import Coordinates
 from jaxmixed.errors import DesignError
+from jaxmixed.frequencies import Frequencies
 from jaxmixed.layout import Grouping
 from jaxmixed.linking import RootPass
 from jaxmixed.patterns import compress, stable_order
+from jaxmixed.residual_groups import ResidualDesign
+from jaxmixed.residual_pass import standard_rows, with_residuals
+from jaxmixed.residual_root import RowSlots
 from jaxmixed.statistics import Level, SufficientStatistics, Term
 
 GROUP_RANK_TOLERANCE = 1e-12
@@ -43,12 +47,18 @@ class Design(NamedTuple):
         Factors beside the chain.
     weights : (n,) array or None
         Precision weights.
+    residual : ResidualDesign or None
+        Structure of correlated residuals.
+    frequencies : Frequencies or None
+        How often rows and groups count.
     """
 
     X: np.ndarray
     groupings: tuple[Grouping, ...]
     root: tuple[Grouping, ...]
     weights: np.ndarray | None
+    residual: ResidualDesign | None = None
+    frequencies: Frequencies | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,8 @@ class Reduction:
     fixed : FixedBasis
     design : Design
         The arrays themselves, not copies.
+    residual : (n,) array or None
+        Least-squares residuals, standardised and weighted; kept where they are correlated.
     """
 
     stats: SufficientStatistics
@@ -77,6 +89,7 @@ class Reduction:
     columns: tuple[ColumnBasis, ...]
     fixed: FixedBasis
     design: Design
+    residual: np.ndarray | None = None
 
 
 def chain_positions(groupings: Sequence[Grouping]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -247,9 +260,11 @@ def same_memory(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _term_basis(
-    Z: np.ndarray, closed: Coordinates, weights: np.ndarray | None, X: np.ndarray, of_X: ColumnBasis
+    factors: Sequence[Grouping], term: Term, weights: np.ndarray | None, X: np.ndarray, of_X: ColumnBasis
 ) -> ColumnBasis:
     """Coordinates of a term's columns that its covariance structure is closed under, of unit mean square."""
+    Z = factors[term.level].Z[:, term.start : term.start + term.covariance.q]
+    closed: Coordinates = term.covariance.coordinates
     n, q = Z.shape
     aliased: tuple[int, ...] = ()
     if closed == "any" and q > 1:
@@ -268,7 +283,8 @@ def _term_basis(
     return ColumnBasis(np.arange(q), np.zeros(q), np.diag(1 / sizes), np.diag(sizes), aliased=aliased)
 
 
-def _block_diagonal(blocks: Sequence[np.ndarray]) -> np.ndarray:
+def block_diagonal(blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """Square blocks along the diagonal of a matrix of zeros."""
     size = sum(len(block) for block in blocks)
     matrix, start = np.zeros((size, size)), 0
     for block in blocks:
@@ -285,8 +301,8 @@ def _level_basis(bases: Sequence[ColumnBasis]) -> ColumnBasis:
     return ColumnBasis(
         keep=np.arange(sum(len(found.keep) for found in bases)),
         shift=np.concatenate([found.shift for found in bases]),
-        solve=_block_diagonal([found.solve for found in bases]),
-        basis=_block_diagonal([found.basis for found in bases]),
+        solve=block_diagonal([found.solve for found in bases]),
+        basis=block_diagonal([found.basis for found in bases]),
     )
 
 
@@ -343,6 +359,7 @@ def group_blocks(
     fixed: FixedBasis,
     residual: np.ndarray,
     weights: np.ndarray | None,
+    copies: Sequence[np.ndarray] = (),
 ) -> Iterator[Block]:
     """Visit all rows, a block of whole finest groups at a time; premultiplied by the weights' square roots.
 
@@ -359,6 +376,9 @@ def group_blocks(
     residual : (n,) array
         From :func:`jaxmixed.basis.fixed_basis`.
     weights : (n,) array or None
+    copies : sequence of (n,) arrays
+        How often each row counts among the columns of each level of the chain, and then in X and the response
+        (:mod:`jaxmixed.frequencies`); none for once.
 
     Yields
     ------
@@ -381,10 +401,49 @@ def group_blocks(
         if weights is not None:
             root_weights = np.sqrt(weights[rows])[:, None]
             columns = [column * root_weights for column in columns]
+        if copies:
+            columns = [
+                column * np.sqrt(own[rows])[:, None]
+                for column, own in zip(columns, [*copies, copies[-1]], strict=True)
+            ]
         rest = np.concatenate(columns[1:] if groupings else columns, axis=1)
         Z = columns[0] if groupings else rest[:, :0]
         own = [entry[rows] for entry in entries]
         yield Block(rows, int(first), int(last), starts[first:last] - low, own, Z, rest)
+
+
+def _compact(
+    stats: SufficientStatistics,
+    correlated: ResidualDesign | None,
+    rows: np.ndarray | None,
+    groupings: Sequence[Grouping],
+    positions: Sequence[np.ndarray],
+    linking: RootPass | None,
+) -> tuple[SufficientStatistics, SufficientStatistics]:
+    """Statistics of every group, with the rows where residuals are correlated; and what is alike together."""
+    if correlated is None or rows is None:
+        return stats, compress(stats)
+    entries = [position[factor.codes] for position, factor in zip(positions, groupings, strict=True)]
+    slots = None if linking is None else RowSlots(*linking.row_columns(slice(None)))
+    return with_residuals(stats, correlated, rows, groupings, entries, slots)
+
+
+def _coordinate_weights(weights: np.ndarray | None, copies: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Weights (n,) in which columns are made orthonormal; frequencies have mean one, so that sizes stay."""
+    if not copies:
+        return weights
+    total = copies[-1] * (len(copies[-1]) / copies[-1].sum())
+    return total if weights is None else total * weights
+
+
+def _with_counts(
+    levels: tuple[Level, ...], counts: Sequence[np.ndarray], positions: Sequence[np.ndarray]
+) -> tuple[Level, ...]:
+    """Levels whose groups count as often as said, in the order of the user's groups."""
+    return tuple(
+        replace(level, count=count[np.argsort(position)])
+        for level, count, position in zip(levels, counts, positions, strict=True)
+    )
 
 
 def reduce_rows(
@@ -394,6 +453,8 @@ def reduce_rows(
     terms: tuple[Term, ...],
     weights: np.ndarray | None = None,
     root: Sequence[Grouping] = (),
+    correlated: ResidualDesign | None = None,
+    frequencies: Frequencies | None = None,
 ) -> Reduction:
     """Sufficient statistics of host arrays, with X orthonormalised and the response centred.
 
@@ -412,6 +473,10 @@ def reduce_rows(
     root : sequence of Grouping
         Factors that are not nested with the others, and those with a known relationship between their levels
         (:mod:`jaxmixed.layout`); their levels follow the chain's.
+    correlated : ResidualDesign, optional
+        Structure of correlated residuals; its groups lie within those of the chain.
+    frequencies : Frequencies, optional
+        How often rows and groups of the chain count; without a root and correlated residuals only.
 
     Returns
     -------
@@ -429,22 +494,15 @@ def reduce_rows(
     n = len(y)
     positions, parents = chain_positions(groupings) if groupings else ([], [])
     factors = [*groupings, *root]
-    fixed, residual = fixed_basis(y, X, weights)
-    by_term = tuple(
-        _term_basis(
-            factors[term.level].Z[:, term.start : term.start + term.covariance.q],
-            term.covariance.coordinates,
-            weights,
-            X,
-            fixed.columns,
-        )
-        for term in terms
-    )
+    copies = [] if frequencies is None else frequencies.within(groupings)
+    counted = _coordinate_weights(weights, copies)
+    fixed, residual = fixed_basis(y, X, counted)
+    by_term = tuple(_term_basis(factors, term, counted, X, fixed.columns) for term in terms)
     by_level = level_bases(terms, by_term, len(factors))
     building = _Pass(groupings, len(fixed.columns.keep) + 1)
     chain = by_level[: len(groupings)]
     linking = RootPass(root, by_level[len(groupings) :], weights, building.r) if root else None
-    for block in group_blocks(groupings, positions, chain, X, fixed, residual, weights):
+    for block in group_blocks(groupings, positions, chain, X, fixed, residual, weights, copies):
         if groupings:
             own = building.add_groups(block.first, block.last, block.Z, block.rest, block.starts)
             if linking is not None:
@@ -452,22 +510,28 @@ def reduce_rows(
         elif linking is not None:
             linking.add_ungrouped(block.rows, block.rest)
         building.add_within(block.rest, block.entries[1:])
-    del residual
     levels = building.levels(parents)
     levels, dense = (levels, None) if linking is None else linking.finish(levels, X, fixed.columns)
+    if frequencies is not None:
+        levels = _with_counts(levels, frequencies.counts(groupings), positions)
+    logs = np.zeros(1) if weights is None else np.log(weights)
     stats = SufficientStatistics(
         levels=levels,
         root=dense,
         total=building.total,
-        nobs=np.asarray(float(n)),
-        sum_log_weights=np.asarray(0.0 if weights is None else np.sum(np.log(weights))),
+        nobs=np.asarray(float(n) if not copies else copies[-1].sum()),
+        sum_log_weights=np.asarray(np.sum(logs * copies[-1] if copies else logs)),
         frames=tuple(found.basis for found in by_level),
         basis=fixed.columns.basis,
         log_det_basis=np.asarray(fixed.columns.log_det),
         origin=fixed.origin,
         scale=np.asarray(fixed.scale),
         terms=terms,
+        repeated=frequencies is not None,
     )
+    rows = None if correlated is None else standard_rows(groupings, chain, X, fixed, residual, weights)
+    stats, compact = _compact(stats, correlated, rows, groupings, positions, linking)
     positions += [np.arange(grouping.all_levels) for grouping in root]
-    design = Design(X, tuple(groupings), tuple(root), weights)
-    return Reduction(stats, compress(stats), tuple(positions), by_term, fixed, design)
+    design = Design(X, tuple(groupings), tuple(root), weights, correlated, frequencies)
+    response = None if rows is None else rows[:, -1].copy()
+    return Reduction(stats, compact, tuple(positions), by_term, fixed, design, response)

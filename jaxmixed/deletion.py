@@ -28,7 +28,7 @@ from jaxmixed.many_results import ManyResults
 from jaxmixed.missingness import Outcome, SeparateFits
 from jaxmixed.refits import OneByOne, dependent_terms
 from jaxmixed.removal import GroupRemoval, Remaining, RowRemoval, holds_whole_groups
-from jaxmixed.resampling import labels_of
+from jaxmixed.resampling import correlated_refits, labels_of, picked, reduced
 from jaxmixed.search import search
 from jaxmixed.starts import moment_start
 from jaxmixed.statistics import SufficientStatistics
@@ -84,9 +84,10 @@ class Deletions:
         self.inside = bool(fit.estimates.free.all())
         self.separate = SeparateFits(design, method=self.method, one_by_one=self.few)
         self.removal: RowRemoval | GroupRemoval | None = None
-        if holds_whole_groups(fit.state, cases.codes):
+        self.correlated = correlated_refits(fit)
+        if self.correlated is None and holds_whole_groups(fit.state, cases.codes):
             self.removal = GroupRemoval(fit.state, self.y, cases.codes)
-        if cases.are_rows and not fit.state.design.root:
+        if self.correlated is None and cases.are_rows and not fit.state.design.root:
             self.removal = RowRemoval(fit.state, self.y)
         self.order = np.argsort(cases.codes, kind="stable")
         self.ends = np.cumsum(np.bincount(cases.codes))
@@ -99,6 +100,11 @@ class Deletions:
 
     def work(self, first: int, last: int) -> Outcome:
         """Fit without each of the cases ``first .. last - 1``."""
+        if self.correlated is not None:
+            design = self.fit.state.design
+            parts = [picked(design, self.rows_without(case)) for case in range(first, last)]
+            own = self.correlated.fit_reductions([reduced(self.fit, self.y, part) for part in parts])
+            return Outcome(own, {}, np.zeros((last - first, 3)))
         found, subtracted = self.separate.blank(last - first), np.zeros(0, dtype=np.int64)
         if self.removal is not None:
             cases, remaining = self.removal.take_out(first, last)
@@ -162,7 +168,7 @@ def _runner(stats: SufficientStatistics, count: int, method: Method, few: bool) 
     example = _one(stats, 0)
     if not few and lane_count(count, example) > 1:
         return LaneRunner(stats, None, example, method, optim.MAX_ITERATIONS)
-    return OneByOne(partial(_one, stats), count, stats.terms, method, optim.MAX_ITERATIONS)
+    return OneByOne(partial(_one, stats), count, stats.structures, method, optim.MAX_ITERATIONS)
 
 
 def delete_cases(
@@ -202,7 +208,8 @@ def delete_cases(
     crew = schedule.assemble(devices, mesh)
     deletions = Deletions(fit, cases)
     blocks = blocks_of(len(cases), deletions.bytes_each, None, crew)
-    found = run_models(deletions.work, blocks, crew, deletions.separate.blank, progress)
+    blank = deletions.separate.blank if deletions.correlated is None else deletions.correlated.blank
+    found = run_models(deletions.work, blocks, crew, blank, progress)
     if not found.estimates.fitted.any() and (found.estimates.reason == INTERRUPTED).any():
         raise KeyboardInterrupt
     return found

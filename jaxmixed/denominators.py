@@ -11,7 +11,8 @@ delta method (Giesbrecht & Burns 1985, Biometrics 41, 477-486; several functions
 
 **Kenward & Roger** (1997, Biometrics 53, 983-997) add to C what the estimation of V costs, and choose scale
 and degrees of freedom so that F has the first two moments that it should. All that they need are derivatives
-along the covariance (:mod:`jaxmixed.variation`), in the metric of variances and covariances.
+along the covariance (:mod:`jaxmixed.variation`), in the metric of variances and covariances; of correlated
+residuals, see :mod:`jaxmixed.residual_variation`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,19 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxmixed.estimates import Estimates
+from jaxmixed.estimates import Estimates, ResidualEstimate
 from jaxmixed.inference import VarianceParameters, parameter_covariance
+from jaxmixed.residual_statistics import CorrelatedRows, PatternMoments
+from jaxmixed.residual_variation import (
+    Lines,
+    RestrictedInformation,
+    information_by_patterns,
+    inverse_information,
+    is_linear,
+    natural_drift,
+    precision_by_patterns,
+    unheld,
+)
 from jaxmixed.statistics import SufficientStatistics
 from jaxmixed.variation import Direction, Variation, metric, precision_slopes, vary
 
@@ -156,7 +168,11 @@ def _joint_df(df: np.ndarray) -> float:
 
 def _precision(estimates: Estimates, stats: SufficientStatistics) -> tuple[np.ndarray, np.ndarray]:
     """``X'V^{-1}X`` and its derivatives in the parameters of the factors; V relative to sigma squared."""
-    standard = np.concatenate([np.zeros(0), *(term.standard for term in estimates.terms)])
+    standard = estimates.standard
+    by_patterns = not estimates.terms and isinstance(stats.residual, PatternMoments | CorrelatedRows)
+    if by_patterns and estimates.residual is not None:
+        value, slopes = precision_by_patterns(stats, estimates.residual)
+        return value, slopes[:-1]
     if not len(standard):
         return np.array(stats.total[:-1, :-1]), np.zeros((0, estimates.rank, estimates.rank))
     value, slopes = precision_slopes(standard[None], stats)
@@ -324,15 +340,7 @@ def covariance_variation(estimates: Estimates, stats: SufficientStatistics) -> t
     found = vary(factors, [*first, joint, *curved], stats, np.array(pairs, dtype=np.int64))
     for (a, b), c in bent.items():
         bend[a, b] = bend[b, a] = -found.first[k + 1 + c]
-    kept = slice(0, k + 1)
-    main = Variation(
-        found.value,
-        found.first[kept],
-        found.second[kept, kept],
-        found.logdet_first[kept],
-        found.logdet_second[kept, kept],
-    )
-    return _with_residual(main, nobs), bend
+    return _with_residual(found.leading(k + 1), nobs), bend
 
 
 def expected_information(variation: Variation) -> np.ndarray:
@@ -344,6 +352,56 @@ def expected_information(variation: Variation) -> np.ndarray:
     M = phi @ variation.first
     of_products = np.einsum("ij,abji->ab", phi, variation.second)  # tr Phi (Q_ab + Q_ba)
     return (-variation.logdet_second - of_products + np.einsum("aij,bji->ab", M, M)) / 2
+
+
+def _information(estimates: Estimates, stats: SufficientStatistics) -> RestrictedInformation:
+    """What the method takes of all variance parameters."""
+    if estimates.residual is not None:
+        if not estimates.terms:
+            return information_by_patterns(stats, estimates.residual)
+        return _with_correlated_residuals(estimates, estimates.residual, stats)
+    variation, bend = covariance_variation(estimates, stats)
+    information = expected_information(variation)
+    scale = np.sqrt(np.diagonal(information))
+    W = np.linalg.inv(information / np.outer(scale, scale)) / np.outer(scale, scale)
+    products = np.einsum("ab,abij->ij", W, variation.second / 2 - bend / 4)
+    return RestrictedInformation(variation.value, variation.first, W, products)
+
+
+def _with_correlated_residuals(
+    estimates: Estimates, residual: ResidualEstimate, stats: SufficientStatistics
+) -> RestrictedInformation:
+    """Of random effects beside a residual structure: the parameters of the effects, then the residuals'."""
+    first, bent, curved = _directions(estimates)
+    basis = unheld(residual)
+    k, size, size_curved = len(first), len(basis), len(curved)
+    a, b = np.triu_indices(0 if is_linear(stats, residual) else size)
+    nothing: Direction = {}
+    directions = [*first, *[nothing] * size, *curved, *[nothing] * len(a)]
+    one = np.zeros((len(directions), size))
+    one[k : k + size] = basis
+    left, right = np.zeros_like(one), np.zeros_like(one)
+    own = np.arange(k + size + size_curved, len(directions))
+    left[own], right[own] = basis[a], basis[b]
+    all_curved = np.arange(k + size, len(directions))
+    pairs = np.concatenate(
+        [np.stack(np.triu_indices(k + size), axis=1), np.stack([all_curved, all_curved], axis=1)]
+    )
+    factors = [term.covariance.factor(term.standard) for term in estimates.terms]
+    found = vary(factors, directions, stats, pairs, Lines(residual.free, one, left, right))  # type: ignore[arg-type]
+    main = found.leading(k + size)
+    W = inverse_information(expected_information(main))
+    products = np.einsum("ab,abij->ij", W, main.second / 2)
+    if np.isnan(W).any():
+        return RestrictedInformation(main.value, main.first, W, products)
+    for (c, d), number in bent.items():
+        products += (1.0 if c == d else 2.0) * W[c, d] * found.first[k + size + number] / 4
+    if len(own):
+        among = W[k:, k:]
+        products += np.einsum("c,cij->ij", np.where(a == b, 1.0, 2.0) * among[a, b], found.first[own]) / 4
+        drift = natural_drift(residual, among)
+        products -= np.einsum("e,eij->ij", drift, main.first[k:]) / 4
+    return RestrictedInformation(main.value, main.first, W, products)
 
 
 def kenward_roger(estimates: Estimates, stats: SufficientStatistics) -> KenwardRoger:
@@ -360,14 +418,9 @@ def kenward_roger(estimates: Estimates, stats: SufficientStatistics) -> KenwardR
     -------
     KenwardRoger
     """
-    variation, bend = covariance_variation(estimates, stats)
-    phi = np.linalg.inv(variation.value)
-    information = expected_information(variation)
-    scale = np.sqrt(np.diagonal(information))
-    W = np.linalg.inv(information / np.outer(scale, scale)) / np.outer(scale, scale)
-    P = variation.first
-    products = variation.second / 2 - P[:, None] @ phi @ P[None] - bend / 4
-    adjustment = np.einsum("ab,abij->ij", W, products)
+    value, P, W, products = _information(estimates, stats)
+    phi = np.linalg.inv(value)
+    adjustment = products - np.einsum("ab,aij,jk,bkl->il", W, P, phi, P, optimize=True)
     adjusted = phi + 2 * phi @ (adjustment + adjustment.T) / 2 @ phi
     return KenwardRoger(
         back=np.linalg.inv(np.asarray(stats.basis)),

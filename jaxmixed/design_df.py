@@ -5,7 +5,7 @@ r"""Denominator degrees of freedom that follow from the design alone, by coeffic
 ``"between-within"``: each grouping of a nested chain, and the rows as the innermost one, has its own:
 :math:`(m_i - r_i) - (m_{i-1} - r_{i-1})` with :math:`m_i` groups and :math:`r_i` dimensions of the span of X
 that are constant within them. A coefficient has those of the outermost grouping within whose groups its
-column is constant.
+column is constant. The groups of correlated residuals are a grouping like those of random effects.
 
 ``"containment"``: a random effect contains a column that is, within each of its groups, a combination of the
 effect's own columns. A coefficient has as many as the smallest rank contribution of an effect that contains
@@ -77,11 +77,12 @@ def coefficient_df(kind: str, frame: ModelFrame, estimates: Estimates) -> np.nda
     """
     kept = ~np.isnan(estimates.beta)
     n, p = len(frame.X), int(np.count_nonzero(kept))
-    if kind == "residual" or not frame.groups:
-        return np.full(p, float(n - p))
     X = np.asarray(frame.X)[:, kept]
-    found = _between_within(X, frame) if kind == "between-within" else _Containment(X, frame).df()
-    return np.maximum(found, 0.0)
+    if kind == "between-within" and _groupings(frame):
+        return np.maximum(_between_within(X, frame), 0.0)
+    if kind == "containment" and frame.groups:
+        return np.maximum(_Containment(X, frame).df(), 0.0)
+    return np.full(p, float(n - p))
 
 
 def _total_squares(X: np.ndarray) -> np.ndarray:
@@ -111,6 +112,17 @@ def _within(X: np.ndarray, codes: np.ndarray, size: int) -> np.ndarray:
     return rest
 
 
+def _groupings(frame: ModelFrame) -> list[Grouping]:
+    """The distinct groupings: those of random effects, and of correlated residuals."""
+    none = np.zeros((len(frame.X), 0))
+    distinct = {id(group.codes): group for group in frame.groups}
+    found = [Grouping(none, group.codes, group.num_recorded, group.label) for group in distinct.values()]
+    if frame.residual is not None and frame.residual.groups is not None:
+        own = frame.residual.groups
+        found.append(Grouping(none, own.codes, len(frame.residual.group_levels), own.label))
+    return found
+
+
 def _chain(frame: ModelFrame) -> list[Grouping]:
     """The distinct groupings, from the fewest groups to the most.
 
@@ -119,12 +131,7 @@ def _chain(frame: ModelFrame) -> list[Grouping]:
     DesignError
         If one is not nested in the next.
     """
-    none = np.zeros((len(frame.X), 0))
-    distinct = {id(group.codes): group for group in frame.groups}
-    found = sorted(
-        (Grouping(none, group.codes, group.num_recorded, group.label) for group in distinct.values()),
-        key=lambda grouping: grouping.size,
-    )
+    found = sorted(_groupings(frame), key=lambda grouping: grouping.size)
     chain = found[:1]
     for grouping in found[1:]:
         if not is_nested(grouping, chain[-1]):

@@ -10,6 +10,7 @@ import pandas as pd
 from jaxmixed import effects
 from jaxmixed.formatting import NotedFrame
 from jaxmixed.icc import WEIGHTED, nested_order, require_groups
+from jaxmixed.residual_tables import mean_residual, require_independent
 from jaxmixed.variance_parts import mean_moment, variance_parts
 
 if TYPE_CHECKING:
@@ -31,11 +32,14 @@ def design_effects(frame: ModelFrame, estimates: Estimates) -> pd.DataFrame:
     pandas.DataFrame
     """
     require_groups(estimates)
+    require_independent(estimates, "design_effect()")
+    residual = mean_residual(frame, estimates)
     designs = [frame.groups[term.frame_index] for term in estimates.terms]
     num_rows = len(frame.y)
-    within = variance_parts(estimates, [mean_moment(group) for group in designs]).values
+    within = variance_parts(estimates, [mean_moment(group) for group in designs], residual).values
     # Variance of the sum of all rows over n: a level's covariates are summed before they are squared.
-    summed = variance_parts(estimates, [_summed_moment(group) / num_rows for group in designs]).values
+    moments = [_summed_moment(group) / num_rows for group in designs]
+    summed = variance_parts(estimates, moments, residual).values
     variance, rows = float(within.sum()), []
     groups = nested_order(frame, estimates)
     for group in groups:

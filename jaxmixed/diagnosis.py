@@ -9,17 +9,18 @@ import numpy as np
 from jaxmixed import optim
 from jaxmixed.basis import ColumnBasis
 from jaxmixed.covariance import STRUCTURES
-from jaxmixed.estimates import Diagnostics, TermEstimate
+from jaxmixed.estimates import Diagnostics, ResidualEstimate, TermEstimate
 from jaxmixed.inference import FLAT
 from jaxmixed.linalg import is_positive_definite
-from jaxmixed.search import GRADIENT_TOLERANCE, NEGATIVE, Optimum, scaled_gradient
+from jaxmixed.residual_inference import free_names
+from jaxmixed.search import GRADIENT_TOLERANCE, NEGATIVE, Optimum, is_determined, scaled_gradient
 from jaxmixed.statistics import Term
 
 ALL_OF_IT = 100.0
 """Standard deviation of effects relative to sigma at which a search that fails was after a sigma of zero."""
 
-FLAT_CURVATURE = 1e-9
-"""Second derivative of the deviance below which a parameter is undetermined: a unit of it changes nothing."""
+RESIDUAL = "residual: "
+"""What stands before the name of a residual parameter, where random effects have their grouping."""
 
 DEPENDENT = "so the data do not determine its variance"
 """How the sentence about a term with dependent columns ends."""
@@ -42,10 +43,6 @@ _STATUS_PROBLEMS = {
     optim.NOT_FINITE: "not_finite",
 }
 """What an optimiser's status is called among the problems of a fit."""
-
-_FLAT = (
-    "the likelihood is flat along {}: the data do not determine these parameters; simplify the random part"
-)
 
 
 class Problem(NamedTuple):
@@ -123,18 +120,20 @@ def vanishing_residual(label: TermLabel, term: TermEstimate) -> str | None:
         return None
     return (
         f"{label.group}: the effects vary {ratio:.3g} times as much as the residuals, whose variance goes to "
-        f"zero: {term.covariance.name} explains every row, as a rough kernel can where positions have one "
-        "row each; use a smoother kernel"
+        f"zero: {term.covariance.name} explains every row, as a rough covariance function can where "
+        "positions have one row each"
     )
 
 
-def is_determined(found: Optimum) -> np.ndarray:
-    """Mask of the parameters along which the deviance has curvature, on their own scale or its logarithm."""
-    curvature = np.abs(np.diagonal(found.hessian, axis1=-2, axis2=-1))
-    return np.maximum(1.0, found.x**2) * curvature >= FLAT_CURVATURE
-
-
 _INWARDS = "a variance is zero or a correlation +-1 though the deviance falls inwards from there: no minimum"
+
+
+def _flat_along(names: str) -> Problem:
+    part = "the random part or the residual structure" if RESIDUAL in names else "the random part"
+    message = (
+        f"the likelihood is flat along {names}: the data do not determine these parameters; simplify {part}"
+    )
+    return Problem("flat", message)
 
 
 def _curvature(
@@ -156,7 +155,7 @@ def _curvature(
             "saddle", f"the Hessian is not positive definite: this is not a minimum along {direction}"
         )
     elif eigenvalues[0] < FLAT:
-        problem = Problem("flat", _FLAT.format(direction))
+        problem = _flat_along(direction)
     return eigenvalues, float(decrement), problem
 
 
@@ -268,10 +267,10 @@ def examine(
     labels: tuple[TermLabel, ...],
     terms: tuple[TermEstimate, ...],
     columns: tuple[ColumnBasis, ...],
-    *,
     evaluations: int,
     dropped: tuple[str, ...],
     condition: float,
+    residual: ResidualEstimate | None = None,
 ) -> Diagnostics:
     """Check an optimum and say every failure in words.
 
@@ -289,6 +288,8 @@ def examine(
         Aliased fixed-effect columns.
     condition : float
         Condition number of the fixed-effect columns.
+    residual : ResidualEstimate, optional
+        Structure of correlated residuals, whose parameters follow those of the terms.
 
     Returns
     -------
@@ -306,6 +307,9 @@ def examine(
         judged.append(~on_boundary & (dependent is None))
         held.append(on_boundary & (dependent is None))
         names += [f"{label.group}: {name}" for name in term.covariance.names(label.names)]
+    if residual is not None:
+        judged, held = [*judged, ~residual.held], [*held, np.zeros_like(residual.held)]
+        names += [f"{RESIDUAL}{name}" for name in free_names(residual.covariance, residual.labels)]
     keep = np.concatenate(judged)
     flat = keep & ~is_determined(found)
     keep &= ~flat
@@ -317,13 +321,12 @@ def examine(
         eigenvalues, decrement, problem = _curvature(gradient, hessian, kept_names)
     if flat.any() and np.isfinite(found.hessian).all():
         flat_names = ", ".join(name for name, is_flat in zip(names, flat, strict=True) if is_flat)
-        problem = Problem("flat", _FLAT.format(flat_names))
+        problem = _flat_along(flat_names)
     if falls_inwards(found.hessian[None], np.concatenate(held)[None])[0]:
         problem = Problem("boundary", _INWARDS)
     problems = _in_order(problem, gradient_norm, int(found.status))
     if problems:
-        pairs = zip(labels, terms, strict=True)
-        sentences = [sentence for pair in pairs if (sentence := vanishing_residual(*pair))]
+        sentences = filter(None, map(vanishing_residual, labels, terms))
         problems += [Problem("vanishing_residual", sentence) for sentence in sentences]
     return Diagnostics(
         converged=not problems,

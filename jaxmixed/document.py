@@ -16,6 +16,9 @@ key                   value
 ``varcorr``           list of ``group, effect, effect2, estimate, std_error, conf_low, conf_high`` (variances,
                       covariances) and ``sd_or_corr`` with its ``_std_error, _conf_low, _conf_high``;
                       the residual last
+``residual``          structure of correlated residuals: ``structure, text, group, groups, time, times, by,
+                      strata, variance_by, levels, covariate`` and ``parameters``, a list of ``parameter,
+                      estimate, std_error, conf_low, conf_high``; null where they are independent
 ``linear_model_test`` ``statistic, df, p_value, distribution, note``, or null for a linear model
 ``diagnostics``       ``converged, singular, status, messages, iterations, evaluations, gradient_norm,
                       newton_decrement, hessian_eigenvalues, rank_deficient, condition_number,
@@ -37,6 +40,8 @@ import numpy as np
 
 from jaxmixed.certificate import certificate
 from jaxmixed.comparison import linear_model_test
+from jaxmixed.residual_tables import residual_document
+from jaxmixed.tables import information_criteria
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +75,7 @@ def document(result: MixedResults, level: float = 0.95, ddf: str = "none") -> di
     """
     found = result.diagnostics
     test = linear_model_test(result.estimates)
+    aic, bic = information_criteria(result.estimates)
     contents = {
         "formula": result.formula,
         "method": result.method,
@@ -83,14 +89,15 @@ def document(result: MixedResults, level: float = 0.95, ddf: str = "none") -> di
             "df_resid": result.df_resid,
             "llf": result.llf,
             "deviance": result.deviance,
-            "aic": result.aic,
-            "bic": result.bic,
+            "aic": aic,
+            "bic": bic,
             "sigma": result.sigma,
             "theta": result.theta,
         },
         "groups": _records(result.group_sizes().reset_index()),
         "coefficients": _records(result.coef_table(ddf, level).rename_axis("term").reset_index()),
         "varcorr": _records(result.variance_table(level)),
+        "residual": residual_document(result.frame, result.estimates, result.residual_table(level)),
         "linear_model_test": None if test is None else asdict(test),
         "diagnostics": {
             "converged": found.converged,

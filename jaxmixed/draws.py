@@ -211,11 +211,36 @@ class EffectsSource:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ResidualSource:
+    """Where the residuals of groups come from that are alike.
+
+    Attributes
+    ----------
+    rows : (g, t) int array
+        Rows of each group.
+    factor : (t, t) array
+        Lower-triangular root of the residuals' covariance in one group, relative to sigma squared.
+    """
+
+    rows: np.ndarray
+    factor: np.ndarray
+
+    def correlate(self, errors: np.ndarray) -> None:
+        """Replace independent numbers (n, count) of these rows by correlated ones, element by element."""
+        own = errors[self.rows]
+        found = np.zeros_like(own)
+        for j in range(len(self.factor)):
+            found[:, j:] += self.factor[j:, j][None, :, None] * own[:, j][:, None, :]
+        errors[self.rows] = found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ResponseSource:
     """A mixed model with all its parameters, from which responses can be drawn.
 
     ``y = mean + sum_k Z_k b_k + e``, with ``b_k[level] ~ N(0, factor_k factor_k')``, independent between
-    levels unless these are related, and ``e_i ~ N(0, sigma**2 / w_i)``.
+    levels unless these are related, and ``e_i ~ N(0, sigma**2 / w_i)``, correlated within groups if there is
+    such a structure.
 
     Attributes
     ----------
@@ -225,16 +250,19 @@ class ResponseSource:
     sigma : float
         Residual standard deviation of a row of weight 1.
     weights : (n,) array or None
+    residuals : tuple of ResidualSource
+        Of all rows, where residuals are correlated or their variances differ.
     """
 
     mean: np.ndarray
     terms: tuple[EffectsSource, ...]
     sigma: float
     weights: np.ndarray | None = None
+    residuals: tuple[ResidualSource, ...] = ()
 
     @property
     def residual_sd(self) -> np.ndarray:
-        """Residual standard deviation of each row, (n,)."""
+        """Residual standard deviation of each row, (n,), but for what `residuals` have."""
         if self.weights is None:
             return np.full(len(self.mean), float(self.sigma))
         return self.sigma / np.sqrt(self.weights)
@@ -378,6 +406,8 @@ def simulate_responses(source: ResponseSource, seed: int, first: int, count: int
     for start in range(0, count, chunk):
         width = min(chunk, count - start)
         errors = residuals.normal(first + start, width, num_rows)
+        for own in source.residuals:
+            own.correlate(errors)
         errors *= sd
         errors += source.mean[:, None]
         if source.terms:

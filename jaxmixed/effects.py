@@ -12,6 +12,7 @@ than all, and a group's effects depend on those of the root's columns that it me
 size groups times groups, is formed for the chain, and nothing larger than the root itself.
 """
 
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -76,6 +77,25 @@ class Solved(NamedTuple):
     schur: Float[Array, "r r"]
 
 
+def _of_one_copy(levels: tuple[Level, ...]) -> tuple[Level, ...]:
+    """Levels whose cross-products are those of one copy of each group, and not of all that it stands for."""
+    counts = [jnp.where(level.count > 0, level.count, 1) for level in levels]
+    found = []
+    for depth, (level, count) in enumerate(zip(levels, counts, strict=True)):
+        assert level.cross is not None  # one entry per group: not compressed
+        above = [
+            # Copies of this group in one copy of the coarser one.
+            jnp.broadcast_to(count / coarse[parent], (coarser.root.shape[0], len(count)))
+            for coarse, coarser, parent in zip(
+                counts[depth + 1 :], levels[depth + 1 :], level.parents, strict=True
+            )
+        ]
+        rest = level.cross.shape[1] - sum(len(own) for own in above)
+        copies = jnp.concatenate([*above, jnp.broadcast_to(count, (rest, len(count)))])
+        found.append(replace(level, cross=level.cross / jnp.sqrt(copies)))
+    return tuple(found)
+
+
 def solve_levels(factors: list[Float[Array, "q q"]], stats: SufficientStatistics) -> Solved:
     """Eliminate all effects, and solve for the root's.
 
@@ -88,7 +108,7 @@ def solve_levels(factors: list[Float[Array, "q q"]], stats: SufficientStatistics
     """
     chain = eliminate_chain(factors, stats)
     if stats.root is None:
-        return Solved(chain.levels, None, chain.schur)
+        return Solved(_of_one_copy(chain.levels) if stats.repeated else chain.levels, None, chain.schur)
     above, shapes, bases = factors[len(chain.levels) :], stats.root.shapes, stats.root.bases
     remaining = remaining_root(chain, stats.root)
     M, b = spherical(above, remaining.gram, remaining.cross, shapes)
@@ -127,7 +147,7 @@ def level_modes(
 
 def _standard_blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[Array, "q m"], ...]:
     """Conditional modes of the effects of the standardised columns."""
-    factors = level_factors(theta, stats)
+    factors, stats = level_factors(theta, stats), stats.at(theta)
     modes, _, _ = level_modes(factors, solve_levels(factors, stats), stats)
     return tuple(mode * stats.scale for mode in modes)
 
@@ -161,11 +181,7 @@ def blup(theta: Float[Array, " k"], stats: SufficientStatistics) -> tuple[Float[
     [-1.333, 1.333]
     """
     modes = _standard_blup(theta, stats)
-    modes = tuple(jnp.linalg.solve(frame, mode) for frame, mode in zip(stats.frames, modes, strict=True))
-    # What an entry knows of coarser columns, X and y is multiplied by the root of the copies it stands for.
-    roots = [jnp.sqrt(jnp.where(level.count > 0, level.count, 1)) for level in stats.levels]
-    chain = len(roots)
-    return tuple(mode / root for mode, root in zip(modes[:chain], roots, strict=True)) + modes[chain:]
+    return tuple(jnp.linalg.solve(frame, mode) for frame, mode in zip(stats.frames, modes, strict=True))
 
 
 class _Coarser(NamedTuple):
@@ -227,7 +243,7 @@ def _standard_covariance(
     theta: Float[Array, " k"], stats: SufficientStatistics, *, beta: Beta = "known"
 ) -> tuple[Float[Array, "q q m"], ...]:
     """Covariances of the errors of the effects of the standardised columns, relative to sigma squared."""
-    factors = level_factors(theta, stats)
+    factors, stats = level_factors(theta, stats), stats.at(theta)
     levels, root, schur = solve_levels(factors, stats)
     p = schur.shape[0] - 1 if beta == "estimated" else 0
     of_beta = inverse_and_logdet(schur[:p, :p])[0] if p else jnp.zeros((0, 0), schur.dtype)
@@ -308,7 +324,7 @@ def random_effects(state: Reduction, estimates: Estimates) -> tuple[np.ndarray, 
         Per term of ``estimates.terms``, rows in the order of the factor's levels.
     """
     with double_precision():
-        standard = to_host(_BLUP(estimates.theta, pad(state.stats)))
+        standard = to_host(_BLUP(estimates.all_theta, pad(state.stats)))
     modes = tuple(
         np.linalg.solve(frame, mode) for frame, mode in zip(state.stats.frames, standard, strict=True)
     )
@@ -332,7 +348,7 @@ def random_effects_covariance(
     tuple of (m, q, q) arrays
     """
     with double_precision():
-        values = _BLUP_COVARIANCE(estimates.theta, pad(state.stats), beta=beta)
+        values = _BLUP_COVARIANCE(estimates.all_theta, pad(state.stats), beta=beta)
         standard = to_host(values)
     inverses = [estimates.sigma * np.linalg.inv(frame) for frame in state.stats.frames]
     covariances = tuple(

@@ -24,6 +24,7 @@ from jaxmixed.errors import DataError
 from jaxmixed.fitted import Fitted
 from jaxmixed.replicated_effects import LANES, EffectsPass, ReplicatedEffects
 from jaxmixed.resampling import parametric
+from jaxmixed.residual_whitening import whitened
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
@@ -35,14 +36,18 @@ SIMULATIONS, FEWER, MANY_ROWS = 119, 39, 50_000
 _MOST_SHOWN, _TAIL = 1000, 100
 
 
-def check_simulations(simulations: Any, num_rows: int) -> int:
+def check_simulations(simulations: Any, num_rows: int, weighted: bool = False) -> int:
     """Number of simulated responses: the caller's, or the default for so many rows.
+
+    None by default if rows and groups count other than once, which a simulation does not know.
 
     Raises
     ------
     DataError
         If it is no number of responses.
     """
+    if simulations is None and weighted:
+        return 0
     if simulations is None:
         return SIMULATIONS if num_rows <= MANY_ROWS else FEWER
     whole = isinstance(simulations, int | np.integer) and not isinstance(simulations, bool)
@@ -109,9 +114,10 @@ def replicated(fit: Fitted, count: int, seed: int) -> Iterator[tuple[np.ndarray,
 
 
 def replicated_residuals(fit: Fitted, replicates: Replicates) -> Iterator[np.ndarray]:
-    """Standardised conditional residuals of simulated responses, (n, b) at a time.
+    """Normalized conditional residuals of simulated responses, (n, b) at a time.
 
-    Of each response, less what is fitted to it, times the root of the row's weight, over its own sigma.
+    Of each response, less what is fitted to it, times the root of the row's weight (correlated ones are
+    whitened), over its own sigma.
 
     Parameters
     ----------
@@ -123,7 +129,9 @@ def replicated_residuals(fit: Fitted, replicates: Replicates) -> Iterator[np.nda
     root_weights = None if frame.weights is None else np.sqrt(frame.weights)[:, None]
     for Y, effects in replicates:
         errors = Y - _fitted(frame, estimates, effects)
-        if root_weights is not None:
+        if estimates.residual is not None:
+            errors = whitened(frame.residual.design, estimates.residual.free, frame.weights, errors)
+        elif root_weights is not None:
             errors *= root_weights
         yield errors / effects.sigma
 

@@ -26,11 +26,13 @@ import numpy as np
 
 from jaxmixed.errors import printable
 from jaxmixed.formatting import number
+from jaxmixed.residual_families import Autoregressive, Exchangeable, Exponential
+from jaxmixed.residual_inference import has_sds, natural_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxmixed.estimates import Estimates, TermEstimate
+    from jaxmixed.estimates import Estimates, ResidualEstimate, TermEstimate
     from jaxmixed.fitted import Fitted
     from jaxmixed.frame import GroupDesign, ModelFrame
 
@@ -219,6 +221,14 @@ class _Notation:
         """Index of a grouping: its letter, and those of the groupings that contain it."""
         letters = _LETTERS[position : len(self.groups)] if self.is_nested else _LETTERS[position]
         return letters
+
+    @property
+    def residual_letter(self) -> str:
+        """Index of the groups of correlated rows."""
+        residual = self.estimates.residual
+        label = None if residual is None else residual.labels.group
+        labels = [own.label for own in self.groups]
+        return self.index(labels.index(label)) if label in labels else _LETTERS[len(labels)]
 
     @property
     def row(self) -> str:
@@ -439,15 +449,60 @@ def _distributions(own: _Notation, *, estimated: bool) -> Equation:
         if own.frame.groups[term.frame_index].relationship is not None:
             matrix = _row(matrix, _mo("⊗"), _mi("A"))
         lines.append((vector, "∼", _row(_mi("N"), _mo("("), _whole(0), _mo(","), matrix, _mo(")"))))
-    variance = (
-        _mn(own.estimates.sigma**2) if estimated else _element("msup", _mi("σ"), _element("mn", text="2"))
-    )
+    lines += _residual_lines(own, estimated)
+    what = "Random effects and residuals" if own.groups else "Residuals"
+    return Equation(f"{what}, estimated" if estimated else what, _math(lines))
+
+
+def _residual_lines(own: _Notation, estimated: bool) -> list[tuple[Element | None, str, Element]]:
+    """Distribution of the residuals, and the correlation of two of a group."""
+    residual = own.estimates.residual
+    several = residual is not None and has_sds(residual.covariance)
+    squared = _element("mn", text="2")
+    variance = _element("msup", _mi("σ"), squared)
+    if several:
+        variance = _element("msubsup", _mi("σ"), _row(*map(_mi, own.row)), squared)
+    elif estimated:
+        variance = _mn(own.estimates.sigma**2)
+    if residual is not None and residual.covariance.function != "none":
+        name = _sub(_name(residual.labels.covariate or ""), own.row)
+        power = residual.covariance.function == "power"
+        exponent = _row(_whole(2), _mi("δ"), *([] if power else [name]))
+        base = _row(_mo("|"), name, _mo("|")) if power else _mi("e")
+        variance = _row(variance, _element("msup", base, exponent))
     if own.frame.weights is not None:
         variance = _row(variance, _mo("/"), _sub(_mi("w"), own.row))
     normal = _row(_mi("N"), _mo("("), _whole(0), _mo(","), variance, _mo(")"))
-    lines.append((_sub(_mi("ε"), own.row), "∼", normal))
-    what = "Random effects and residuals" if own.groups else "Residuals"
-    return Equation(f"{what}, estimated" if estimated else what, _math(lines))
+    lines: list[tuple[Element | None, str, Element]] = [(_sub(_mi("ε"), own.row), "∼", normal)]
+    if residual is not None and residual.covariance.family.num_params:
+        s, t = (_sub(_mi("ε"), f"{which}{own.residual_letter}") for which in "st")
+        pair = _row(_mi("Cor"), _mo("("), s, _mo(","), t, _mo(")"))
+        lines.append((pair, "=", _correlation(residual, estimated)))
+    return lines
+
+
+def _correlation(residual: ResidualEstimate, estimated: bool) -> Element:
+    """Correlation of the residuals at the times s and t of a group, as the family has it."""
+    covariance = residual.covariance
+    lag = _row(_mo("|"), _mi("s"), _mo("−"), _mi("t"), _mo("|"))
+    family = covariance.family
+    values = natural_values(covariance, residual.free, 1.0)[0]
+    by_number = estimated and covariance.strata == 1
+    if isinstance(family, Autoregressive) and family.order == 1:
+        base = _row(_mo("("), _signed(values[0]), _mo(")")) if by_number else _mi("φ")
+        return _element("msup", base, lag)
+    if isinstance(family, Exchangeable):
+        return _signed(values[0]) if by_number else _mi("ρ")
+    if isinstance(family, Exponential):
+        length = _mn(values[0]) if by_number else _mi("r")
+        decay = _element("msup", _mi("e"), _row(_mo("−"), lag, _mo("/"), length))
+        if not family.nugget:
+            return decay
+        share = _mn(values[1]) if by_number else _mi("ν")
+        return _row(_mo("("), _whole(1), _mo("−"), share, _mo(")"), decay)
+    if family.time_kind == "label":
+        return _element("msub", _mi("ρ"), _row(_mi("s"), _mi("t")))
+    return _element("msub", _mi("ρ"), lag)
 
 
 def equations(fit: Fitted) -> tuple[Equation, ...]:
@@ -494,4 +549,11 @@ def index_key(fit: Fitted) -> str:
     """
     own = _Notation(fit.frame, fit.estimates)
     named = [f"{_LETTERS[k]}: {printable(group.label)}" for k, group in enumerate(own.groups)]
+    residual = fit.estimates.residual
+    if residual is not None and residual.covariance.family.num_params:
+        time = "times" if residual.labels.time is None else f"values of {printable(residual.labels.time)}"
+        group = printable(residual.labels.group or "")
+        if own.residual_letter == _LETTERS[len(own.groups)]:
+            named.append(f"{own.residual_letter}: {group}")
+        named.append(f"s, t: {time} within {group}")
     return "; ".join(["i: row", *named])

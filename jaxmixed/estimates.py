@@ -1,10 +1,13 @@
 """What a fit found: plain, immutable records of numpy arrays that everything after the fit reads."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from jaxmixed.covariance import Covariance
+from jaxmixed.residual_covariance import ResidualCovariance
+from jaxmixed.residual_groups import ResidualLabels
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,26 @@ class TermEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class ResidualEstimate:
+    """Estimates for the structure of correlated residuals.
+
+    Attributes
+    ----------
+    covariance : ResidualCovariance
+    free : (k,) array
+        Its free parameters.
+    labels : ResidualLabels
+    held : (k,) bool array
+        Those at the end of their range, and those that have no effect there.
+    """
+
+    covariance: ResidualCovariance
+    free: np.ndarray
+    labels: ResidualLabels
+    held: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnostics:
     """What was checked after the fit, and found.
 
@@ -70,14 +93,15 @@ class Diagnostics:
     hessian_eigenvalues : (k_free,) array
         Of the Hessian scaled to unit diagonal, free parameters only, ascending.
     singular : bool
-        An estimated covariance matrix is singular.
+        An estimated covariance matrix is singular, or a residual parameter at the end of its range.
     singular_terms : tuple of str
-        A sentence per singular term, naming the direction.
+        A sentence per singular term, naming the direction, and per residual parameter.
     messages : tuple of str
         Every bad verdict in words; empty when all is well.
     problems : tuple of str
         What kind each of them is: ``"iteration_limit"``, ``"no_descent"``, ``"not_finite"``, ``"saddle"``,
-        ``"flat"``, ``"not_stationary"``, ``"boundary"``, ``"vanishing_residual"`` or ``"no_residual"``.
+        ``"flat"``, ``"not_stationary"``, ``"boundary"``, ``"vanishing_residual"``, ``"no_residual"`` or
+        ``"unbounded"``.
     gradient : (k,) array
         Of the profiled deviance in the standardised parameters, those on the boundary included.
     rank_deficient : tuple of str
@@ -100,6 +124,37 @@ class Diagnostics:
     condition_number: float
     problems: tuple[str, ...]
     gradient: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class SampleWeights:
+    """Of a fit whose rows and groups count other than once.
+
+    Attributes
+    ----------
+    kind : str
+        ``"sampling"``: inverse probabilities of selection, by which a pseudo-likelihood is maximised; or
+        ``"frequency"``: numbers of equal rows and groups, of which each stands for several.
+    text : str
+        Columns of the weights and what they belong to.
+    scaling : str or None
+        How sampling weights were scaled: ``"size"``, ``"effective"``, ``"gk"``.
+    size : float
+        Sum of the weights of all rows, those of the groups around them included.
+    cluster : str
+        Grouping whose levels are the clusters of the robust covariance; empty with frequencies.
+    num_clusters : int
+    covariance : (k + 1, k + 1) array or None
+        Robust covariance of the standardised parameters and log sigma; None for that of the model.
+    """
+
+    kind: Literal["sampling", "frequency"]
+    text: str
+    scaling: str | None
+    size: float
+    cluster: str = ""
+    num_clusters: int = 0
+    covariance: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +191,11 @@ class Estimates:
         Gradient of the logarithm of the penalised residual sum of squares in them.
     weighted : bool
     diagnostics : Diagnostics
+    residual : ResidualEstimate or None
+        Structure of correlated residuals. Its free parameters are the last ones in `free`, `determined`,
+        `hessian` and `log_rss_gradient`, but no part of `theta`.
+    sampling : SampleWeights or None
+        Weights by which rows and groups count; `cov_beta` is then robust if they are sampling weights.
     """
 
     method: str
@@ -155,6 +215,8 @@ class Estimates:
     log_rss_gradient: np.ndarray
     weighted: bool
     diagnostics: Diagnostics
+    residual: ResidualEstimate | None = None
+    sampling: SampleWeights | None = None
 
     @property
     def num_theta(self) -> int:
@@ -164,9 +226,21 @@ class Estimates:
     @property
     def num_params(self) -> int:
         """Fixed effects, variance parameters and sigma."""
-        return self.rank + len(self.theta) + 1
+        return self.rank + len(self.free) + 1
 
     @property
-    def df(self) -> int:
-        """Degrees of freedom of sigma: n under ML, n - p under REML."""
-        return self.nobs - (self.rank if self.method == "reml" else 0)
+    def all_theta(self) -> np.ndarray:
+        """`theta`, then the free residual parameters: what the likelihood is a function of."""
+        return self.theta if self.residual is None else np.concatenate([self.theta, self.residual.free])
+
+    @property
+    def standard(self) -> np.ndarray:
+        """The same in the coordinates of the standardised columns, where the optimiser works."""
+        own = [] if self.residual is None else [self.residual.free]
+        return np.concatenate([np.zeros(0), *(term.standard for term in self.terms), *own])
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of sigma: n (with sampling weights their sum) under ML, n - p under REML."""
+        size = self.nobs if self.sampling is None else self.sampling.size
+        return size - (self.rank if self.method == "reml" else 0)

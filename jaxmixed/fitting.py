@@ -6,13 +6,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxmixed import optim
-from jaxmixed.covariance import Covariance
+from jaxmixed.covariance import STRUCTURES, Covariance
 from jaxmixed.crossproducts import Reduction
-from jaxmixed.diagnosis import TermLabel, closed_form, examine, is_determined
+from jaxmixed.diagnosis import TermLabel, closed_form, examine
 from jaxmixed.errors import DesignError
-from jaxmixed.estimates import Diagnostics, Estimates, TermEstimate
+from jaxmixed.estimates import Diagnostics, Estimates, ResidualEstimate, SampleWeights, TermEstimate
 from jaxmixed.likelihood import LOG_2PI, Method
-from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, SingleRunner, scaled_gradient, search
+from jaxmixed.patterns import compress
+from jaxmixed.residual_groups import ResidualLabels
+from jaxmixed.residual_limits import examine_limits, held_at_limit
+from jaxmixed.residual_starts import residual_start
+from jaxmixed.search import (
+    GRADIENT_TOLERANCE,
+    Optimum,
+    SingleRunner,
+    is_determined,
+    scaled_gradient,
+    search,
+)
 from jaxmixed.starts import moment_start
 from jaxmixed.statistics import SufficientStatistics
 
@@ -54,8 +65,11 @@ def check_within(stats: SufficientStatistics, whole: np.ndarray, method: Method)
         return
     finest = np.count_nonzero(np.diagonal(stats.levels[0].root) > 0) if stats.levels else 0
     saturated = int(stats.nobs) - finest - rank <= 0
-    if saturated and method == "reml":
-        return  # no row is left to estimate sigma within groups, but the restricted likelihood is bounded
+    few = any(term.level == 0 and term.covariance.name not in STRUCTURES for term in stats.terms)
+    if saturated and (method == "reml" or few):
+        # No row is left to estimate sigma within groups, but the restricted likelihood is bounded, and so is
+        # the likelihood where a covariance function of few parameters has all rows to fit.
+        return
     if not stats.levels:
         raise DesignError(_ZERO_RESIDUAL.format("the fixed effects reproduce every row"))
     reason = (
@@ -239,6 +253,16 @@ def _without_parameters(deviance: float, schur: np.ndarray) -> Optimum:
     return Optimum(none, np.asarray(deviance), none, np.zeros((0, 0)), schur, none, zero, zero)
 
 
+def _start(reduction: Reduction) -> np.ndarray:
+    """Standardised parameters of moments, those of the residuals last."""
+    design = reduction.design.residual
+    if design is None or reduction.residual is None:
+        return moment_start(reduction.compact)
+    stats = replace(reduction.stats, residual=None)
+    of_terms = moment_start(compress(stats)) if stats.terms else np.zeros(0)
+    return np.concatenate([of_terms, residual_start(design, reduction.residual, bool(stats.terms))])
+
+
 def _search(
     reduction: Reduction,
     whole: np.ndarray,
@@ -249,15 +273,33 @@ def _search(
     """Optimum in standardised coordinates, and the evaluations it took."""
     check_within(reduction.stats, whole, method)
     run = SingleRunner(reduction.compact, method, max_evaluations)
-    begin = moment_start(reduction.compact) if start is None else start
+    begin = _start(reduction) if start is None else start
     found = search(run, begin[None]).take(0)
     _check_residual(found, whole, reduction.stats)
     if not np.isfinite(found.value):
         raise DesignError(
             "The likelihood is not finite at any starting value (moments, 0.2 and 4 times their factors, "
-            "equal variances). Rescale the variables or simplify the random part."
+            "equal variances). Rescale the variables or simplify the random part"
+            + ("." if reduction.design.residual is None else ", or the residual structure (a lower order).")
         )
     return found, run.evaluations
+
+
+def _residual_estimate(
+    found: Optimum, stats: SufficientStatistics, labels: ResidualLabels
+) -> ResidualEstimate | None:
+    if stats.residual is None:
+        return None
+    first, covariance = len(found.x) - stats.num_residual, stats.residual.covariance
+    held = held_at_limit(covariance, found.x[first:], is_determined(found)[first:])
+    return ResidualEstimate(covariance, found.x[first:], labels, held)
+
+
+def _not_held(terms: tuple[TermEstimate, ...], residual: ResidualEstimate | None, size: int) -> np.ndarray:
+    """Mask (k,) of the parameters that are not on a boundary."""
+    held = [term.covariance.on_boundary(term.standard) for term in terms]
+    joined = np.concatenate([np.zeros(0, dtype=bool), *held, *([] if residual is None else [residual.held])])
+    return ~np.append(joined, np.zeros(size - len(joined), dtype=bool))
 
 
 def fit(
@@ -269,6 +311,8 @@ def fit(
     weighted: bool = False,
     max_evaluations: int = optim.MAX_ITERATIONS,
     start: np.ndarray | None = None,
+    residual_labels: ResidualLabels | None = None,
+    sampling: SampleWeights | None = None,
 ) -> Estimates:
     """Maximise the (restricted) likelihood of reduced data and examine the result.
 
@@ -287,10 +331,15 @@ def fit(
         Limit on the evaluations of one run of the optimiser.
     start : (k,) array, optional
         Standardised parameters to start from; by default those of moments.
+    residual_labels : ResidualLabels, optional
+        Where residuals are correlated, what the parts of their structure are called.
+    sampling : SampleWeights, optional
+        Where rows and groups count other than once.
 
     Returns
     -------
     Estimates
+        With covariances of the model, not robust ones.
 
     Raises
     ------
@@ -299,7 +348,7 @@ def fit(
     """
     stats, fixed = reduction.stats, reduction.fixed
     keep, condition = fixed.columns.keep, fixed.columns.condition
-    n, p, k = int(stats.nobs), len(keep), stats.num_params
+    n, p, k = float(stats.nobs), len(keep), stats.num_params
     df = n - (p if method == "reml" else 0)
     units, whole = units_of(stats), ungrouped(stats)
     without = float(linear_deviance(whole, units, df, method))
@@ -313,19 +362,16 @@ def fit(
             labels, stats.terms, stats.split(found.x), reduction.columns, strict=True
         )
     )
+    residual = None if residual_labels is None else _residual_estimate(found, stats, residual_labels)
     dropped = tuple(name for j, name in enumerate(x_names) if j not in set(keep.tolist()))
     diagnostics = closed_form(dropped, condition)
     if k:
-        diagnostics = examine(
-            found,
-            labels,
-            terms,
-            reduction.columns,
-            evaluations=evaluations,
-            dropped=dropped,
-            condition=condition,
-        )
+        checked = (evaluations, dropped, condition)
+        diagnostics = examine(found, labels, terms, reduction.columns, *checked, residual=residual)
         diagnostics = _near_no_residual(diagnostics, stats, found.schur, whole)
+    if residual is not None and residual.held.any():
+        run = SingleRunner(reduction.compact, method, 1)
+        diagnostics = examine_limits(diagnostics, run, found.x, residual, float(sigma))
     return Estimates(
         method=method,
         beta=spread_columns(beta[None], keep, len(x_names))[0],
@@ -336,16 +382,16 @@ def fit(
         deviance=float(found.value),
         llf=-float(found.value) / 2,
         linear_llf=-without / 2,
-        nobs=n,
+        nobs=len(reduction.design.X) if sampling is not None and sampling.kind == "sampling" else round(n),
         rank=p,
-        free=np.concatenate(
-            [np.zeros(0, dtype=bool), *(~term.covariance.on_boundary(term.standard) for term in terms)]
-        ),
+        free=_not_held(terms, residual, k),
         determined=is_determined(found),
         hessian=found.hessian,
         log_rss_gradient=found.log_rss_gradient,
         weighted=weighted,
         diagnostics=diagnostics,
+        residual=residual,
+        sampling=sampling,
     )
 
 

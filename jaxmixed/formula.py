@@ -13,7 +13,8 @@ space and line breaks may stand between any two tokens. ``**`` and ``^`` are the
     interaction = power { ":" power }
     power       = primary [ ("^" | "**") power ]                    (a + b + c)^2 = all interactions of two
     primary     = "0" | "1" | column | call | "(" sum ")" | random | "offset" "(" arithmetic ")"
-    random      = "(" bar ")" | ("us" | "diag" | "cs" | "homdiag") "(" bar ")"
+    random      = "(" bar ")" | wrapper "(" bar ")"
+    wrapper     = "us" | "diag" | "cs" | "homdiag" | "ar1" | "toeplitz" | "homtoep"
     bar         = sum ("|" | "||") grouping
     grouping    = crossed { "/" crossed }                           a/b = a and a:b
     crossed     = group { ":" group }
@@ -35,7 +36,8 @@ Meaning
 As in R [1]_ and lme4 [2]_: the intercept is implicit (``0 +``, ``- 1`` and ``+ 0`` remove it, the last word
 wins), a term written twice counts once, terms are sorted by degree and then by appearance, the factors of an
 interaction by their first appearance. Each random-effects term has an implicit intercept of its own. ``(x ||
-g)`` is one term with independent effects.
+g)`` is one term with independent effects. ``ar1(0 + t | g)`` and ``toeplitz(0 + t | g)`` are about the levels
+of t, in their order, whether t is a factor or numbers: ``ar1(0 + C(t) | g)``.
 
 Deliberate differences, each an error here that says what to write: a bar outside parentheses (R takes all
 that stands before it); ``.``; arithmetic as response outside ``I()``; the response on the right side (R
@@ -79,6 +81,7 @@ from jaxmixed.terms import (
     ALIASES,
     FUNCTIONS,
     FUTURE_STRUCTURES,
+    ORDERED,
     STRUCTURES,
     Binary,
     Call,
@@ -260,6 +263,8 @@ class _Reader:
         effects = _Algebra(self, fixed=False).effects(bar.children[0])
         if not (effects.intercept or effects.terms):
             raise self.fail(place, "this random-effects term has no effect: write (1 | g) or (0 + x | g)")
+        if structure in ORDERED:
+            effects = self._levels_in_order(place, effects, wrapper or structure)
         groups = self._groups(bar.children[1])
         if len(groups[-1]) > MAX_DEPTH:
             raise self.fail(
@@ -278,6 +283,20 @@ class _Reader:
             term = RandomTerm(effects, group, structure, _random_text(effects, group, structure))
             self._check_new(place, term)
             self.random.append(term)
+
+    def _levels_in_order(self, place: Node, effects: Effects, wrapper: str) -> Effects:
+        """Return the effects of a structure over ordered levels: those of the levels of one column."""
+        factors = [factor for term in effects.terms for factor in term.factors]
+        own = factors[0] if len(factors) == 1 else None
+        if isinstance(own, Column):
+            own = Call("C", (own,))
+        if effects.intercept or not (isinstance(own, Call) and own.name in ("C", "factor")):
+            raise self.fail(
+                place,
+                f"{wrapper}() is about the levels of one column, without an intercept: write "
+                f"{wrapper}(0 + {effects.columns[0] if effects.columns else 'time'} | g)",
+            )
+        return Effects(False, (Term((own,)),))
 
     def _check_new(self, place: Node, term: RandomTerm) -> None:
         """Refuse an effect that an earlier term already lets vary over the same groups."""
@@ -536,6 +555,8 @@ def _chosen(factors: list[Expr], mask: int) -> tuple[Expr, ...]:
 
 def _random_text(effects: Effects, group: tuple[str, ...], structure: str) -> str:
     """Return the canonical text of a random-effects term."""
-    wrapper = {"identity": "homdiag", "exchangeable": "cs"}.get(structure, "")
+    wrapper = {"identity": "homdiag", "exchangeable": "cs", "ar1": "ar1", "toeplitz": "toeplitz"}.get(
+        structure, ""
+    )
     bar = "||" if structure == "independent" else "|"
     return f"{wrapper}({effects.label} {bar} {':'.join(Column(name).label for name in group)})"

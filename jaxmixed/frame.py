@@ -7,14 +7,15 @@ frames.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from jaxmixed import relatedness
+from jaxmixed.contrasts import FactorCoding
 from jaxmixed.encoding import (
     INTERCEPT,
     EffectsCoding,
@@ -30,9 +31,10 @@ from jaxmixed.encoding import (
 from jaxmixed.errors import DataError, DesignError
 from jaxmixed.formula import parse
 from jaxmixed.grouping import GroupCoding, code_group
-from jaxmixed.ingest import DataColumn, Table, column_from_values, example_value, numbers, read_columns
+from jaxmixed.ingest import DataColumn, example_value, numbers, read_columns
 from jaxmixed.relationship import Known, Relationship, check_labels, match_levels
-from jaxmixed.terms import Call, Column, Expr, Formula, RandomTerm
+from jaxmixed.row_arguments import complete_rows, extra_column, precision_weights
+from jaxmixed.terms import FEW_PARAMETERS, ORDERED, Call, Column, Expr, Formula, RandomTerm
 
 _MISSING_OPTIONS = ("drop", "raise")
 _MAX_COVARIANCE_PARAMETERS = 5_000
@@ -64,6 +66,8 @@ class GroupDesign:
         Known relationship between the levels. Levels without rows then follow those that have some.
     factor_levels : pandas.Index or None
         Where the effects are the indicators of all levels of one factor, those levels.
+    factor_places : numpy.ndarray of int or None
+        Their places among all categories, used or not, of a factor whose categories are ordered.
     """
 
     term: RandomTerm
@@ -76,6 +80,7 @@ class GroupDesign:
     structure: Any
     relationship: Relationship | None = None
     factor_levels: pd.Index | None = None
+    factor_places: np.ndarray | None = None
 
     @property
     def num_recorded(self) -> int:
@@ -122,6 +127,13 @@ class ModelFrame:
     columns
         The columns of the fixed effects and of the formula's offsets as they were read, by name: the kept
         rows, copied. ``fixed_data`` gives them as a table.
+    also
+        Further columns that were asked for, by name: the kept rows, copied.
+    residual
+        Structure of the residuals on the kept rows (:class:`jaxmixed.residual_frame.ResidualFrame`); None
+        where these are independent.
+    sampling
+        Weights by which rows and groups count (:class:`jaxmixed.sampling.SamplingFrame`); None for once.
     """
 
     formula: Formula
@@ -141,6 +153,9 @@ class ModelFrame:
     response_name: str
     data_repr: str
     columns: Mapping[str, DataColumn]
+    also: Mapping[str, DataColumn] = field(default_factory=dict)
+    residual: Any = None
+    sampling: Any = None
 
     @property
     def y_less_offset(self) -> np.ndarray:
@@ -164,6 +179,7 @@ def build_frame(
     functions: UserFunctions | None = None,
     relationships: Mapping[str, Known] | None = None,
     covariance: Any = None,
+    also: Sequence[str] = (),
 ) -> ModelFrame:
     """Bring formula and data together.
 
@@ -192,6 +208,9 @@ def build_frame(
     covariance
         Structures of the random effects as :func:`jaxmixed.mixed` takes them: effects with a covariance
         function, of few parameters, may outnumber the rows.
+    also
+        Further columns to be read, such as those of a residual structure. A row in which one of them is
+        missing is left out.
 
     Returns
     -------
@@ -220,12 +239,12 @@ def build_frame(
     if isinstance(formula, str):
         formula = parse(formula, frozenset(functions))
     plan = plan_of(formula)
-    extra_names = [name for name in (weights, offset) if isinstance(name, str)]
+    extra_names = [name for name in (weights, offset, *also) if isinstance(name, str)]
     names = tuple(dict.fromkeys((*plan.columns, *extra_names))) if extra_names else plan.columns
     table = read_columns(data, names)
-    weight_column = _extra_column("weights", weights, table)
-    offset_column = _extra_column("offset", offset, table)
-    kept, dropped_by = _complete_rows(table, (weight_column, offset_column), missing)
+    weight_column = extra_column("weights", weights, table)
+    offset_column = extra_column("offset", offset, table)
+    kept, dropped_by = complete_rows(table, (weight_column, offset_column), missing)
 
     evaluator = Evaluator(table, kept, functions, contrasts)
     y = _response(formula.response, evaluator)
@@ -238,7 +257,7 @@ def build_frame(
         x_assign=encoding.fixed.assign,
         term_labels=tuple(term.label for term in plan.fixed),
         groups=groups,
-        weights=None if weight_column is None else _weights(weight_column, kept),
+        weights=None if weight_column is None else precision_weights(weight_column, kept),
         offset=_offset(formula, offset_column, evaluator),
         index=table.index if kept is None else table.index[kept],
         kept=np.ones(table.num_rows, dtype=bool) if kept is None else kept,
@@ -248,6 +267,7 @@ def build_frame(
         response_name=formula.response.label,
         data_repr=table.description,
         columns={name: table.columns[name].copied(kept) for name in plan.fixed_columns},
+        also={name: table.columns[name].copied(kept) for name in also},
     )
     check_identifiability(frame)
     return frame
@@ -285,62 +305,6 @@ def _designs(
     return X, groups, encoding
 
 
-def _extra_column(argument: str, values: Any, table: Table) -> DataColumn | None:
-    """Weights or offset, given as a column name or as an array."""
-    if values is None:
-        return None
-    if isinstance(values, str):
-        return table.columns[values]
-    if isinstance(values, pd.Series) and not values.index.equals(table.index):
-        raise DataError(
-            f"the index of {argument} does not match the index of the data, so its rows cannot be matched; "
-            f"put it in the data as a column, or pass {argument}=series.to_numpy() if the order is the same"
-        )
-    if not hasattr(values, "__len__"):
-        raise DataError(
-            f"{argument}={values!r} is neither a column name nor an array with one number per row"
-        )
-    column = column_from_values(argument, values)
-    if len(column.values) != table.num_rows:
-        raise DataError(
-            f"{argument} has {len(column.values)} values, but the data have {table.num_rows} rows"
-        )
-    return column
-
-
-def _complete_rows(
-    table: Table, extra: tuple[DataColumn | None, ...], missing: str
-) -> tuple[np.ndarray | None, dict[str, int]]:
-    """Mask of rows without a missing value (None when these are all rows), and missing values per column."""
-    if table.num_rows == 0:
-        raise DataError("the data have no rows")
-    columns = {
-        id(column): column for column in (*table.columns.values(), *extra) if column is not None
-    }.values()
-    masks = {column.name: column.missing for column in columns if column.missing is not None}
-    if not masks:
-        return None, {}
-    counts = {name: int(np.count_nonzero(mask)) for name, mask in masks.items()}
-    described = ", ".join(f"{name!r} in {count}" for name, count in counts.items())
-    if missing == "raise":
-        raise DataError(
-            f"values are missing in the data ({described} of {table.num_rows} rows); fill them in, or use "
-            "missing='drop' to leave these rows out"
-        )
-    kept = np.ones(table.num_rows, dtype=bool)
-    for mask in masks.values():
-        kept &= ~mask
-    if not kept.any():
-        empty = [name for name, count in counts.items() if count == table.num_rows]
-        why = (
-            f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} missing in all"
-            if empty
-            else f"missing: {described}"
-        )
-        raise DataError(f"0 complete rows of {table.num_rows}; {why}")
-    return kept, counts
-
-
 def _response(expr: Expr, evaluator: Evaluator) -> np.ndarray:
     """Response as a new float64 array; not constant."""
     label = expr.label
@@ -364,29 +328,6 @@ def _response(expr: Expr, evaluator: Evaluator) -> np.ndarray:
         )
     y.flags.writeable = False
     return y
-
-
-def _weights(column: DataColumn, kept: np.ndarray | None) -> np.ndarray:
-    """Precision weights, all positive."""
-    if column.kind != "number":
-        raise DataError(
-            f"the weights {column.name!r} hold {column.phrase}, e.g. {example_value(column, kept)}; give "
-            "numbers"
-        )
-    values = np.array(numbers(column, kept, "weights"), dtype=np.float64)
-    smallest = int(values.argmin())
-    if values[smallest] <= 0:
-        row = smallest if kept is None else int(np.flatnonzero(kept)[smallest])
-        why = (
-            "weights of zero leave the number of observations undefined: subset the data instead"
-            if values[smallest] == 0
-            else "weights must be positive, because Var(e_i) = sigma^2 / w_i"
-        )
-        raise DataError(
-            f"the weights {column.name!r} contain {values[smallest]:g}, first in row {row} (counting from "
-            f"0); {why}"
-        )
-    return values
 
 
 def _offset(formula: Formula, column: DataColumn | None, evaluator: Evaluator) -> np.ndarray | None:
@@ -434,28 +375,34 @@ def _group_designs(
         relationship = related[term.group]
         recorded = group.levels if relationship is None else group.levels[: relationship.recorded]
         label = term.group_label
-        _check_term(term, effects, recorded, len(X), relationship, _is_structured(covariance, label))
+        _check_term(term, effects, recorded, len(X), relationship, _is_structured(covariance, term))
         shared = matching_columns(fixed, effects)
         Z = design_matrix(effects, evaluator) if shared is None else X[:, shared]
         Z.flags.writeable = False
         facts = (term, label, term.group, effects.names)
-        indicated = _factor_levels(effects, evaluator)
-        designs.append(GroupDesign(*facts, Z, codes, group.levels, term.structure, relationship, indicated))
+        factor = _factor(effects, evaluator)
+        indicated = (None, None) if factor is None else (factor.levels, factor.places)
+        designs.append(GroupDesign(*facts, Z, codes, group.levels, term.structure, relationship, *indicated))
     return tuple(designs), {columns: group for columns, (_, group) in coded.items()}
 
 
-def _is_structured(covariance: Any, label: str) -> bool:
-    """Whether terms of a group are given anything else than names of structures."""
-    own = covariance.get(label) if isinstance(covariance, Mapping) else covariance
+def _is_structured(covariance: Any, term: RandomTerm) -> bool:
+    """Whether a term, or another one of its group, is given a covariance function of few parameters."""
+    own = covariance.get(term.group_label) if isinstance(covariance, Mapping) else covariance
     several = own if isinstance(own, list | tuple) else (own,)
-    return not all(one is None or isinstance(one, str) for one in several)
+    asked = [term.structure if one is None else one for one in several]
+    names = [one if isinstance(one, str) else one.name if hasattr(one, "name") else "" for one in asked]
+    return any(
+        name in FEW_PARAMETERS or not (isinstance(one, str) or name in ORDERED)
+        for one, name in zip(asked, names, strict=True)
+    )
 
 
-def _factor_levels(effects: EffectsCoding, evaluator: Evaluator) -> pd.Index | None:
-    """Levels of the one factor whose indicators are the effects, if that is what they are."""
+def _factor(effects: EffectsCoding, evaluator: Evaluator) -> FactorCoding | None:
+    """The one factor whose indicators are the effects, if that is what they are."""
     if effects.intercept or effects.full != ((True,),):
         return None
-    return evaluator.factors[effects.terms[0].labels[0]].levels
+    return evaluator.factors[effects.terms[0].labels[0]]
 
 
 def _relationship(own: Known | None, term: RandomTerm, group: GroupCoding) -> Relationship | None:

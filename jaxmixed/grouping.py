@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -108,6 +110,36 @@ def _label(level: Any) -> str:
     if isinstance(level, pd.Timestamp) and level == level.normalize() and level.tz is None:
         return level.date().isoformat()
     return str(level)
+
+
+def check_order(levels: pd.Index, label: str) -> None:
+    """Refuse levels whose order as texts is not that of the numbers in them, where their order matters.
+
+    Raises
+    ------
+    DataError
+        Naming the column and two of the levels.
+
+    Examples
+    --------
+    >>> check_order(pd.Index(["week 1", "week 2"]), "visit")
+    >>> try:
+    ...     check_order(pd.Index(["week 1", "week 10", "week 2"]), "visit")
+    ... except DataError as problem:
+    ...     print(str(problem)[:48])
+    the order of the levels of 'visit' is not known:
+    """
+
+    def natural(text: str) -> list[Any]:
+        return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", text)]
+
+    for before, after in pairwise(str(level) for level in levels):
+        if natural(before) > natural(after):
+            raise DataError(
+                f"the order of the levels of {label!r} is not known: as texts {before!r} comes before "
+                f"{after!r}; make the column an ordered categorical, e.g. pd.Categorical(values, "
+                "categories=[...], ordered=True)"
+            )
 
 
 def level_positions(levels: pd.Index, wanted: Iterable[Any], label: str) -> np.ndarray:

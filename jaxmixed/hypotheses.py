@@ -186,7 +186,13 @@ def kenward_roger_test(evidence: Evidence, hypothesis: Hypothesis) -> np.ndarray
             SimpleNamespace(covariance=covariance, standard=standard[model])
             for covariance, standard in zip(full.covariances, parts, strict=True)
         ]
-        one: Any = SimpleNamespace(terms=terms, rank=int(full.rank[model]), sigma=float(full.sigma[model]))
+        one: Any = SimpleNamespace(
+            terms=terms,
+            standard=full.standard[model],
+            residual=None,
+            rank=int(full.rank[model]),
+            sigma=float(full.sigma[model]),
+        )
         reference = kenward_roger(one, evidence.reduction.compact)
         statistic, df = reference.joint(L, full.beta[model, tested])
         p_values[model] = f_p_value(statistic, len(L), df)

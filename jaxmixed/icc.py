@@ -15,6 +15,7 @@ from jaxmixed.encoding import EffectsCoding, Evaluator, design_matrix
 from jaxmixed.errors import DataError, DesignError, listed, printable
 from jaxmixed.formatting import NotedFrame
 from jaxmixed.ingest import Table, constant_column, values_by_column
+from jaxmixed.residual_tables import mean_residual, mean_residual_note, require_independent
 from jaxmixed.tables import distinct_groups
 from jaxmixed.variance_parts import variance_parts
 
@@ -57,12 +58,13 @@ def intraclass_correlation(
     groups = nested_order(frame, estimates)
     if kind == "correlation":
         require_nested(groups)
-    held = _held(frame, estimates, at)
+        require_independent(estimates, "icc()")
+    held, residual = _held(frame, estimates, at), mean_residual(frame, estimates)
     rows, labels = [], []
     for values in itertools.product(*held.values()):
         here = dict(zip(held, values, strict=True))
         covariates = [covariates_at(frame, term, here) for term in estimates.terms]
-        parts = variance_parts(estimates, [np.outer(z, z) for z in covariates])
+        parts = variance_parts(estimates, [np.outer(z, z) for z in covariates], residual)
         for i, group in enumerate(groups):
             inside = groups[: i + 1] if kind == "correlation" else [group]
             names = {item.label for item in inside}
@@ -89,6 +91,11 @@ def require_groups(estimates: Estimates) -> None:
     DesignError
     """
     if not estimates.terms:
+        if estimates.residual is not None:
+            raise DesignError(
+                "the model has no random effects, so there is no intraclass correlation; wcorrelation() gives"
+                " the correlations of a group's rows"
+            )
         raise DesignError(
             "a linear model has no groups, so there is no intraclass correlation; add a term such as (1 |"
             " school)"
@@ -207,4 +214,5 @@ def _note(frame: ModelFrame, estimates: Estimates, held: Mapping[str, list[Any]]
         notes.append(WEIGHTED)
     if any(group.relationship is not None for group in frame.groups):
         notes.append("for levels whose diagonal element in the relationship matrix is 1")
-    return " and ".join(notes)
+    several = mean_residual_note(estimates)
+    return " and ".join([*notes, several] if several else notes)

@@ -70,6 +70,8 @@ class VarianceParameters:
     frames : tuple of (q, q) or (B, q, q) arrays
         Effects of the data's columns from those of the standardised ones, per term; of all models, or of
         each.
+    robust : (B, k + 1, k + 1) array or None
+        Covariance of (theta, log sigma) in place of that of the Hessian.
     """
 
     hessian: np.ndarray
@@ -81,6 +83,7 @@ class VarianceParameters:
     covariances: tuple[Covariance, ...]
     standard: tuple[np.ndarray, ...]
     frames: tuple[np.ndarray, ...]
+    robust: np.ndarray | None = None
 
     @classmethod
     def of(cls, estimates: Estimates) -> Self:
@@ -94,6 +97,7 @@ class VarianceParameters:
         -------
         VarianceParameters
         """
+        robust = None if estimates.sampling is None else estimates.sampling.covariance
         return cls(
             hessian=estimates.hessian[None],
             log_rss_gradient=estimates.log_rss_gradient[None],
@@ -104,6 +108,7 @@ class VarianceParameters:
             covariances=tuple(term.covariance for term in estimates.terms),
             standard=tuple(term.standard[None] for term in estimates.terms),
             frames=tuple(term.frame for term in estimates.terms),
+            robust=None if robust is None else robust[None],
         )
 
 
@@ -217,6 +222,8 @@ def parameter_covariance(parameters: VarianceParameters) -> np.ndarray:
     array([[[ 0.0534, -0.004 ],
             [-0.004 ,  0.0031]]])
     """
+    if parameters.robust is not None:
+        return parameters.robust
     free = parameters.free
     B, k = free.shape
     H = unprofiled_hessian(parameters)
@@ -270,7 +277,7 @@ def element_slopes(
     return index, values, slopes
 
 
-def _propagated(C: np.ndarray, J: np.ndarray, undefined: np.ndarray) -> np.ndarray:
+def propagated(C: np.ndarray, J: np.ndarray, undefined: np.ndarray) -> np.ndarray:
     """Covariances ``J C J'``, NaN for what is undefined or depends on a parameter of unknown covariance."""
     unknown = np.isnan(np.einsum("bii->bi", C))
     if unknown.any():
@@ -336,7 +343,7 @@ def variance_inference(parameters: VarianceParameters) -> VarianceInference:
     index = (*elements, (-1, 0, 0))
     deviation = np.array([i == j for _, i, j in index])  # a standard deviation, not a correlation
     shown, J, undefined = _scales(relative, slopes, parameters.sigma[:, None], deviation)
-    covariance, sd_corr_covariance, log_covariance = _propagated(C, J, undefined)
+    covariance, sd_corr_covariance, log_covariance = propagated(C, J, undefined)
     return VarianceInference(
         index=index,
         values=shown[0],
@@ -403,7 +410,7 @@ class NaturalParameters(NamedTuple):
     estimate, std_error, conf_low, conf_high : (B, a) arrays
         NaN where the variance is zero, so that nothing has these parameters.
     scaled_error : (B, a) array
-        Standard errors on the free scale, on which the intervals are symmetric.
+        Standard errors on the scale on which the intervals are symmetric.
     """
 
     names: tuple[str, ...]
@@ -418,8 +425,8 @@ class NaturalParameters(NamedTuple):
 def natural_parameters(parameters: VarianceParameters, level: float = 0.95) -> list[NaturalParameters]:
     """Parameters of each term's structure that its covariance matrix does not show, such as a kernel's.
 
-    Standard errors by the delta method from the exact Hessian; intervals symmetric on the free scale
-    (logarithm, atanh).
+    Standard errors by the delta method from the exact Hessian; intervals symmetric on the scale of the
+    logarithm or of atanh.
 
     Parameters
     ----------
@@ -435,21 +442,20 @@ def natural_parameters(parameters: VarianceParameters, level: float = 0.95) -> l
     """
     z = normal_quantile(level)
     any_shown = any(covariance.natural_names for covariance in parameters.covariances)
-    variances = np.zeros(0)
-    if any_shown:
-        variances = np.einsum("bii->bi", parameter_covariance(parameters))
+    whole = parameter_covariance(parameters) if any_shown else np.zeros(0)
     found, start = [], 0
     for covariance, standard in zip(parameters.covariances, parameters.standard, strict=True):
         natural = covariance.natural(standard)
-        own = [start + position for position in natural.position]
-        start += covariance.num_params
-        if not own:
+        own = slice(start, start + covariance.num_params)
+        start = own.stop
+        if not covariance.natural_names:
             found.append(NaturalParameters((), *[natural.value] * 5))
             continue
-        held = ~parameters.free[:, own] | np.isnan(natural.value)
-        error = np.where(held, np.nan, np.sqrt(variances[:, own]))
-        free = standard[:, list(natural.position)]
-        limits = natural.inverse(free - z * error), natural.inverse(free + z * error)
+        undefined = np.isnan(natural.value)
+        J = np.where(undefined[:, :, None], 0.0, natural.jacobian)
+        variances = np.einsum("bii->bi", propagated(whole[:, own, own], J, undefined))
+        error = np.sqrt(variances)
+        limits = natural.inverse(natural.scaled - z * error), natural.inverse(natural.scaled + z * error)
         slope = np.abs(natural.slope)
         found.append(
             NaturalParameters(covariance.natural_names, natural.value, slope * error, *limits, error)

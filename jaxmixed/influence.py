@@ -28,7 +28,9 @@ from jaxmixed.predict import fitted_rows, group_contribution
 from jaxmixed.predictions import Fit as PredictingFit
 from jaxmixed.removal import whole_level
 from jaxmixed.residual_kinds import leverage
+from jaxmixed.residual_refusals import refuse_residual_structure
 from jaxmixed.robust_inference import resolve_clusters
+from jaxmixed.weighted_samples import refuse_weighted_sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -352,6 +354,13 @@ def influence(
     """Influence of rows or groups; see `MixedResults.influence`, which calls this."""
     if method not in METHODS:
         raise DataError(f"method is {method!r}; influence() knows {', '.join(map(repr, METHODS))}")
+    refuse_weighted_sample(fit.estimates, "influence()", "a case that is left out would be several")
+    if method != "deletion":
+        refuse_residual_structure(
+            fit.estimates,
+            "the first order of deletion lets each row count for itself",
+            "use method='deletion', which fits the model without each case; it is quick for groups",
+        )
     chosen = named_cases(fit, cases)
     parameters = parameters_of(fit)
     variances = tuple(parameters.names[place] for place in parameters.places(*KINDS))

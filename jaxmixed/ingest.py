@@ -102,7 +102,7 @@ class DataColumn:
     def copied(self, kept: np.ndarray | None) -> DataColumn:
         """The kept rows, complete ones, as a column of its own that later changes of the data leave alone."""
         values = self.values.copy() if kept is None else self.values[kept]
-        return DataColumn(self.name, self.kind, values, None)
+        return DataColumn(self.name, self.kind, values, None, self.has_infinite)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

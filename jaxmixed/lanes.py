@@ -87,8 +87,8 @@ def _advance(
             partial(evaluation, stats=stats, method=method),
             state,
             max_evaluations=max_evaluations,
-            even=even_parameters(stats.terms),
-            retract=retraction(stats.terms),
+            even=even_parameters(stats.structures),
+            retract=retraction(stats.structures),
         )
         running = state.status == RUNNING
         return jax.tree.map(lambda moved, kept: jnp.where(running, moved, kept), new, state)
@@ -174,7 +174,7 @@ class LaneRunner:
         max_evaluations: int,
     ) -> None:
         self.own, self.shared, self.method = own, shared, method
-        self.terms, self.r = example.terms, example.total.shape[0]
+        self.structures, self.r = example.structures, example.total.shape[0]
         fused = example.root is not None or example.num_params <= FEW_PARAMETERS
         self.program = FUSED_PROGRAM if fused else PROGRAM
         self.max_evaluations = np.asarray(max_evaluations)

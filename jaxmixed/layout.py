@@ -88,13 +88,16 @@ def is_plain(grouping: Grouping) -> bool:
     return relatedness.is_plain(grouping.relationship[: grouping.size, : grouping.size])
 
 
+def contains(grouping: Grouping, codes: np.ndarray) -> bool:
+    """Whether rows with the same code lie in one group."""
+    owner = np.empty(int(codes.max()) + 1, dtype=grouping.codes.dtype)
+    owner[codes] = grouping.codes
+    return bool(np.array_equal(owner[codes], grouping.codes))
+
+
 def is_nested(fine: Grouping, coarse: Grouping) -> bool:
     """Whether every group of `fine` lies within one group of `coarse`."""
-    if fine.size < coarse.size:
-        return False
-    owner = np.empty(fine.size, dtype=coarse.codes.dtype)
-    owner[fine.codes] = coarse.codes
-    return bool(np.array_equal(owner[fine.codes], coarse.codes))
+    return fine.size >= coarse.size and contains(coarse, fine.codes)
 
 
 def _chains(above: list[list[int]], start: int) -> Iterator[tuple[int, ...]]:
@@ -138,13 +141,15 @@ def _cost(chain: Sequence[int], groupings: Sequence[Grouping]) -> tuple[float, i
     return seconds, columns
 
 
-def arrange(groupings: Sequence[Grouping]) -> Layout:
+def arrange(groupings: Sequence[Grouping], correlated: np.ndarray | None = None) -> Layout:
     """Choose the chain to eliminate.
 
     Parameters
     ----------
     groupings : sequence of Grouping
         Distinct factors, by falling number of groups. Those with a known relationship join the root.
+    correlated : (n,) int array, optional
+        Groups of rows with correlated residuals. Factors in whose levels these do not lie join the root.
 
     Returns
     -------
@@ -165,7 +170,11 @@ def arrange(groupings: Sequence[Grouping]) -> Layout:
     if not groupings:
         return Layout((), ())
     count = len(groupings)
-    independent = [number for number in range(count) if groupings[number].relationship is None]
+    independent = [
+        number
+        for number, grouping in enumerate(groupings)
+        if grouping.relationship is None and (correlated is None or contains(grouping, correlated))
+    ]
     # Of two factors that define the same groups, the first counts as the finer one.
     within = [
         [

@@ -357,7 +357,8 @@ def deviance(
     >>> round(float(deviance(jnp.array([1.0]), stats, method="ml")), 3)
     17.345
     """
-    return profile(level_factors(jnp.asarray(theta), stats), stats, method=method).deviance
+    theta = jnp.asarray(theta)
+    return profile(level_factors(theta, stats), stats.at(theta), method=method).deviance
 
 
 class Parameters(NamedTuple):
@@ -403,8 +404,10 @@ def loglik(params: Parameters, stats: SufficientStatistics, *, method: Method = 
     -8.673
     """
     beta, theta, sigma = params
-    logdet, schur, *_ = eliminate(level_factors(jnp.asarray(theta), stats), stats)
-    return _log_density(beta, sigma, logdet, schur, stats, method)
+    theta = jnp.asarray(theta)
+    plain = stats.at(theta)
+    logdet, schur, *_ = eliminate(level_factors(theta, stats), plain)
+    return _log_density(beta, sigma, logdet, schur, plain, method)
 
 
 def _log_density(

@@ -51,7 +51,7 @@ class RootPass:
         self.keys: list[np.ndarray] = []
         self.values: list[np.ndarray] = []
 
-    def _columns(self, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def row_columns(self, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Root columns that occur in each row, and their values in weighted rows: (slots, rows)."""
         columns, values = [], []
         for grouping, found, start in zip(self.groupings, self.bases, self.starts, strict=True):
@@ -78,7 +78,7 @@ class RootPass:
         rest : (b, c + r) array
             Columns of the coarser levels, X and y, orthogonal to them.
         """
-        columns, z = self._columns(rows)
+        columns, z = self.row_columns(rows)
         self._add_cross(columns, z, rest[:, -self.r :])
         keys, inverse = np.unique(group * self.size + columns, return_inverse=True)
         inverse = inverse.ravel()
@@ -90,7 +90,7 @@ class RootPass:
 
     def add_ungrouped(self, rows: slice | np.ndarray, rest: np.ndarray) -> None:
         """Add a block of rows without a chain: `rest` (b, r) holds their X and y."""
-        self._add_cross(*self._columns(rows), rest)
+        self._add_cross(*self.row_columns(rows), rest)
 
     def _add_cross(self, columns: np.ndarray, z: np.ndarray, Xy: np.ndarray) -> None:
         for j, column in enumerate(Xy.T):
@@ -142,7 +142,7 @@ class RootPass:
     ) -> tuple[tuple[Level, ...], Root]:
         """The chain's levels with their links, and the root."""
         linked = self._linked(levels) if levels else ()
-        columns, z = self._columns(slice(None))
+        columns, z = self.row_columns(slice(None))
         shared, bases = self._shared(X, of_X, z), []
         for grouping, own in zip(self.groupings, self._effects(), strict=True):
             basis: LevelBasis | None = None

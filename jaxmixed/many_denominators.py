@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxmixed.crossproducts import Reduction
 from jaxmixed.denominators import Satterthwaite
+from jaxmixed.errors import DesignError
 from jaxmixed.inference import parameter_covariance
 from jaxmixed.lanes import lane_count
 from jaxmixed.many_estimates import ManyEstimates
@@ -214,7 +215,17 @@ def satterthwaite_df(estimates: ManyEstimates, designs: Designs) -> np.ndarray:
     -------
     (m, p) array
         NaN where a coefficient is aliased or a model has no estimates.
+
+    Raises
+    ------
+    DesignError
+        If residuals are correlated.
     """
+    if estimates.residual is not None:
+        raise DesignError(
+            "degrees of freedom of many models are those of independent residuals; for a model with a"
+            " residual structure ask a fit of mixed()"
+        )
     found = np.full(estimates.beta.shape, np.nan)
     for first in range(0, len(estimates), MOST):
         alone: list[tuple[int, Reduction]] = []

@@ -16,6 +16,7 @@ from jaxmixed.diagnosis import TermLabel, verdicts
 from jaxmixed.fitting import Units, fixed_effects, has_no_residual, linear_deviance, spread_columns
 from jaxmixed.inference import VarianceParameters
 from jaxmixed.likelihood import Method
+from jaxmixed.residual_covariance import ResidualCovariance
 from jaxmixed.search import GRADIENT_TOLERANCE, Optimum, scaled_gradient
 from jaxmixed.statistics import Term
 
@@ -76,6 +77,9 @@ class ManyEstimates:
         Codes of REASONS; 0 is a good fit.
     singular : (m,) bool array
     evaluations : (m,) int array
+    residual : ResidualCovariance or None
+        Structure of correlated residuals, whose parameters are the last in `standard` and in what belongs to
+        it, but no part of `theta`.
     """
 
     method: str
@@ -99,6 +103,7 @@ class ManyEstimates:
     reason: np.ndarray
     singular: np.ndarray
     evaluations: np.ndarray
+    residual: ResidualCovariance | None = None
 
     def __len__(self) -> int:
         return len(self.sigma)
@@ -126,12 +131,12 @@ class ManyEstimates:
     @property
     def num_params(self) -> np.ndarray:
         """Fixed effects, variance parameters and sigma, (m,)."""
-        return self.rank + self.theta.shape[1] + 1
+        return self.rank + self.standard.shape[1] + 1
 
     def split(self, parameters: np.ndarray) -> list[np.ndarray]:
-        """Parameters (m, k) of each term, in order."""
+        """Parameters of each term, in order; not those of the residuals, which follow."""
         ends = np.cumsum([covariance.num_params for covariance in self.covariances])
-        return np.split(parameters, ends[:-1], axis=1) if len(ends) else []
+        return np.split(parameters[:, : ends[-1]], ends[:-1], axis=1) if len(ends) else []
 
     def variance_parameters(self, rows: slice | np.ndarray = slice(None)) -> VarianceParameters:
         """What inference on the variances of some models asks."""

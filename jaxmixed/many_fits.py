@@ -11,18 +11,28 @@ import numpy as np
 import pandas as pd
 
 from jaxmixed import fitting, schedule
+from jaxmixed.correlated_refits import CorrelatedRefits
 from jaxmixed.crossproducts import Reduction, reduce_rows
 from jaxmixed.diagnosis import TermLabel
 from jaxmixed.encoding import EffectsCoding
-from jaxmixed.errors import DataError
+from jaxmixed.errors import DataError, DesignError, JaxMixedError
 from jaxmixed.many_denominators import Designs
-from jaxmixed.many_estimates import INTERRUPTED, ManyEstimates, arrays_of, concatenate, place
+from jaxmixed.many_estimates import (
+    INTERRUPTED,
+    MISSING,
+    REFUSED,
+    ManyEstimates,
+    arrays_of,
+    concatenate,
+    place,
+)
 from jaxmixed.many_results import ManyResults
-from jaxmixed.missingness import Outcome, ResponseFits, unusable
+from jaxmixed.missingness import Outcome, ResponseFits, signature, unusable
 from jaxmixed.response_columns import ResponseColumns, response_columns
 from jaxmixed.statistics import Term
 from jaxmixed.streaming import ManyFile, stream_models
 from jaxmixed.subdesigns import WholeDesign
+from jaxmixed.weighted_samples import refuse_weighted_sample, with_robust_covariances
 
 if TYPE_CHECKING:
     from jaxmixed.covariance import Covariance
@@ -152,6 +162,7 @@ def design_of_fit(frame: ModelFrame, estimates: Estimates, state: Reduction) -> 
         labels=labels,
         widths=widths_of(frame, labels),
         weights=design.weights,
+        residual=design.residual,
     )
 
 
@@ -268,6 +279,34 @@ def response_job(
     return ModelJob(frame, columns.names, work, fits.separate.blank, bytes_each, designs)
 
 
+def _correlated_job(
+    frame: ModelFrame, columns: ResponseColumns, design: WholeDesign, refits: CorrelatedRefits
+) -> ModelJob:
+    """The fits of many responses to a design with correlated residuals, one after the other."""
+
+    def reduced(y: np.ndarray) -> Reduction | int | str:
+        rows = np.flatnonzero(~np.isnan(y))
+        reason = unusable(y[rows]) if len(rows) else MISSING
+        try:
+            return reason or design.reduce(y[rows], rows)
+        except JaxMixedError as problem:
+            return str(problem)
+
+    def work(first: int, last: int) -> Outcome:
+        Y = columns.read(first, last)
+        own = Y if frame.offset is None else Y - frame.offset[:, None]
+        parts = [reduced(y) for y in np.ascontiguousarray(own.T)]
+        details = {number: part for number, part in enumerate(parts) if isinstance(part, str)}
+        found = refits.fit_reductions([REFUSED if isinstance(part, str) else part for part in parts])
+        return Outcome(found, details, signature(own))
+
+    def designs(first: int, last: int) -> Iterable[tuple[np.ndarray, Reduction]]:
+        raise DesignError("degrees of freedom of many models are those of independent residuals")
+
+    bytes_each = 8.0 * COPIES * len(frame.X)
+    return ModelJob(frame, columns.names, work, refits.blank, bytes_each, designs)
+
+
 def refit_many(
     frame: ModelFrame,
     estimates: Estimates,
@@ -279,11 +318,23 @@ def refit_many(
     progress: bool | None = None,
 ) -> ManyResults:
     """Fit further responses; see `MixedResults.refit_many`."""
+    refuse_weighted_sample(estimates, "refit_many()", "responses share sums in which every row counts once")
     crew = schedule.assemble(devices, mesh)
     columns = response_columns(Y, frame.index, frame.kept)
     design = design_of_fit(frame, estimates, state)
-    fits = ResponseFits(design, state, method=estimates.method)  # type: ignore[arg-type]
-    found = response_job(frame, columns, fits, frame.offset).run(crew, progress)
+    if estimates.residual is not None:
+        refits = CorrelatedRefits(
+            state,
+            design.labels,
+            frame.x_names,
+            estimates.residual,
+            method=estimates.method,  # type: ignore[arg-type]
+        )
+        job = _correlated_job(frame, columns, design, refits)
+    else:
+        fits = ResponseFits(design, state, method=estimates.method)  # type: ignore[arg-type]
+        job = response_job(frame, columns, fits, frame.offset)
+    found = job.run(crew, progress)
     assert isinstance(found, ManyResults)
     return found
 
@@ -340,12 +391,17 @@ def refit_one(
         state.stats.terms,
         design.weights,
         design.root,
+        design.residual,
+        design.frequencies,
     )
+    residual = estimates.residual
     found = fitting.fit(
         reduction,
         design_of_fit(frame, estimates, state).labels,
         frame.x_names,
         method=estimates.method,  # type: ignore[arg-type]
         weighted=estimates.weighted,
+        residual_labels=None if residual is None else residual.labels,
+        sampling=estimates.sampling,
     )
-    return own, found, reduction
+    return own, with_robust_covariances(own, reduction, found), reduction

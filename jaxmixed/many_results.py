@@ -25,6 +25,8 @@ from jaxmixed.many_tables import (
     wide_columns,
 )
 from jaxmixed.multiplicity import Adjustment, adjusted_p_values
+from jaxmixed.parameter_values import residual_values
+from jaxmixed.residual_inference import natural_names
 
 if TYPE_CHECKING:
     from jaxmixed.frame import ModelFrame
@@ -182,6 +184,14 @@ class ManyResults:
         return self._frame(self.estimates.theta, names)
 
     # Fixed effects
+
+    @property
+    def residual_parameters(self) -> pd.DataFrame:
+        """Parameters of correlated residuals, a row per model; without columns where they are independent."""
+        own = self.frame.residual
+        covariance = self.estimates.residual
+        names = () if covariance is None else natural_names(covariance, own.labels)
+        return self._frame(residual_values(self.estimates)[0], names)
 
     @property
     def params(self) -> pd.DataFrame:

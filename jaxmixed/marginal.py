@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from jaxmixed.later import later
+from jaxmixed.weighted_samples import AVERAGES, refuse_weighted_sample
 
 if TYPE_CHECKING:
     from jaxmixed.collinearity import inflation_factors
@@ -270,6 +271,7 @@ class Marginal:
         >>> fit.margins(at={"Days": 5})["estimate"].round(2).to_dict()
         {5: 301.05}
         """
+        refuse_weighted_sample(self.estimates, "margins()", AVERAGES)
         return margins(self.frame, self.fixed_inference(ddf, vcov), dydx, at, over, newdata, level, others)
 
     def icc(
@@ -354,6 +356,7 @@ class Marginal:
         >>> fit.r2()["estimate"].round(4).to_dict()
         {'marginal': 0.2787, 'conditional': 0.7992, 'Subject': 0.5206}
         """
+        refuse_weighted_sample(self.estimates, "r2()", AVERAGES)
         return variance_explained(self.frame, self.estimates, level)
 
     def design_effect(self) -> pd.DataFrame:
@@ -380,6 +383,7 @@ class Marginal:
         >>> fit.design_effect().loc["Subject", ["icc", "kish_size", "deff"]].round(3).tolist()
         [0.589, 10.0, 6.304]
         """
+        refuse_weighted_sample(self.estimates, "design_effect()", AVERAGES)
         return design_effects(self.frame, self.estimates)
 
     def reliability(self) -> dict[str, pd.DataFrame]:
@@ -405,6 +409,7 @@ class Marginal:
         >>> fit.reliability()["id"].iloc[0, 0].round(6)
         np.float64(0.983996)
         """
+        refuse_weighted_sample(self.estimates, "reliability()", AVERAGES)
         return reliabilities(self.frame, self.estimates, self.state)
 
     def vif(self) -> pd.DataFrame:
@@ -440,4 +445,5 @@ class Marginal:
         Days       13.656   1     3.695
         I(Days^2)  13.656   1     3.695
         """
+        refuse_weighted_sample(self.estimates, "vif()", AVERAGES)
         return inflation_factors(self.frame, self.estimates)

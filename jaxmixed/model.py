@@ -16,16 +16,24 @@ from jaxmixed.errors import (
     DesignError,
     FormulaError,
 )
-from jaxmixed.estimates import Estimates
+from jaxmixed.estimates import Estimates, SampleWeights
 from jaxmixed.fitting import fit
 from jaxmixed.formula import parse
 from jaxmixed.frame import GroupDesign, ModelFrame, build_frame
-from jaxmixed.kernels import Kernel
+from jaxmixed.frequencies import Frequencies
+from jaxmixed.kernels import ORDERED, Kernel
 from jaxmixed.layout import Grouping, arrange
 from jaxmixed.relationship import separate
+from jaxmixed.residual_columns import residual_columns
+from jaxmixed.residual_frame import residual_frame
+from jaxmixed.residual_identifiability import RandomTerm, check_told_apart
+from jaxmixed.residual_text import as_structure
+from jaxmixed.residuals import ResidualStructure
 from jaxmixed.responses import LARGEST_MAGNITUDE
 from jaxmixed.results import MixedResults
+from jaxmixed.sampling import sampling_frame, weights_request
 from jaxmixed.statistics import Term
+from jaxmixed.weighted_samples import with_robust_covariances
 
 Structure: TypeAlias = str | Kernel | Covariance
 """Covariance structure of a term as it is asked for."""
@@ -37,8 +45,11 @@ def mixed(
     *,
     method: str = "reml",
     covariance: Any = None,
-    residuals: None = None,
+    residuals: ResidualStructure | str | None = None,
     weights: Any = None,
+    sampling_weights: str | Mapping[str, str] | None = None,
+    weight_scaling: str | None = None,
+    frequency_weights: str | Mapping[str, str] | None = None,
     offset: Any = None,
     missing: str = "drop",
     contrasts: Mapping[str, str] | None = None,
@@ -57,13 +68,26 @@ def mixed(
         Restricted or full maximum likelihood.
     covariance : str, Kernel, Covariance or mapping, optional
         Structure of the random effects, for all terms or by group label (a list where a group has several
-        terms): "unstructured" (default), "independent", "identity", "exchangeable", or a covariance function
-        of :mod:`jaxmixed.kernels`. Takes the place of what the formula says. By group label also a known
-        relationship between the levels, such as a pedigree's: ``{"animal": jm.known(A, ids)}``.
-    residuals : None
-        Residual covariance structures are not available yet.
+        terms): "unstructured" (default), "independent", "identity", "exchangeable", over the levels of an
+        ordered factor "ar1" and "toeplitz", or a covariance function of :mod:`jaxmixed.kernels`. Takes the
+        place of what the formula says. By group label also a known relationship between the levels, such as
+        a pedigree's: ``{"animal": jm.known(A, ids)}``.
+    residuals : ResidualStructure or str, optional
+        Correlations and variances of the residuals within groups: a structure of :mod:`jaxmixed.residuals`,
+        or its text such as ``"us(visit | id)"``, ``"ar1(week | id)"``. By default they are independent.
     weights : str or array, optional
         Precision weights: ``Var(e_i) = sigma**2 / w_i``.
+    sampling_weights : str or mapping, optional
+        Columns of inverse probabilities of selection: of the rows within their group under ``"obs"``, of each
+        grouping's levels within the next coarser one under its label, ``{"obs": "w1", "school": "w2"}``. The
+        pseudo-likelihood is maximised (``method="ml"``), and standard errors are robust to clusters of the
+        coarsest grouping, as Stata's ``mixed`` has them. Nested groupings only.
+    weight_scaling : {"size", "effective", "gk"}, optional
+        Scaling of sampling weights below the coarsest grouping: to add up to the number of units in each
+        group, to their effective number ``(sum w)**2 / sum w**2``, or Graubard and Korn's. By default none.
+    frequency_weights : str or mapping, optional
+        Columns of whole numbers: how often each row, and each level of a grouping, stands in the data. As
+        `sampling_weights`, but the likelihood and the standard errors are those of the copied data.
     offset : str or array, optional
         Known part of the mean.
     missing : {"drop", "raise"}
@@ -109,14 +133,22 @@ def mixed(
     """
     if method not in ("reml", "ml"):
         raise DesignError(f"method={method!r} is not known; choose 'reml' or 'ml'.")
-    if residuals is not None:
-        raise DesignError(
-            "residuals= (residual covariance structures) is not available yet: errors are independent."
-        )
     check_iterations(max_iterations)
+    unlike = {"weights": weights, "residuals": residuals}
+    request = weights_request(sampling_weights, frequency_weights, weight_scaling, method, unlike)
     frame, covariance = frame_of(
-        formula, data, covariance, contrasts, functions, weights=weights, offset=offset, missing=missing
+        formula,
+        data,
+        covariance,
+        contrasts,
+        functions,
+        weights=weights,
+        offset=offset,
+        missing=missing,
+        residuals=residuals,
+        also=() if request is None else tuple(request.columns.values()),
     )
+    frame = replace(frame, sampling=sampling_frame(request, frame))
     state, estimates = fit_frame(frame, method, covariance, max_iterations)
     announce_verdicts(estimates, frame.formula.text)
     return MixedResults(frame=frame, estimates=estimates, state=state)
@@ -132,6 +164,8 @@ def frame_of(
     weights: Any,
     offset: Any,
     missing: str,
+    residuals: Any = None,
+    also: tuple[str, ...] = (),
 ) -> tuple[ModelFrame, Any]:
     """Model frame of the arguments of :func:`mixed`, and the covariance structures without relationships.
 
@@ -142,8 +176,10 @@ def frame_of(
     """
     covariance, relationships = separate(covariance)
     check_arguments(covariance, contrasts, functions)
+    structure = as_structure(residuals)
+    parsed = parse(formula, frozenset(functions or ()))
     frame = build_frame(
-        parse(formula, frozenset(functions or ())),
+        parsed,
         data,
         weights=weights,
         offset=offset,
@@ -152,8 +188,9 @@ def frame_of(
         functions=functions,
         relationships=relationships,
         covariance=covariance,
+        also=(*residual_columns(structure, parsed), *also),
     )
-    return frame, covariance
+    return replace(frame, residual=residual_frame(structure, frame)), covariance
 
 
 def check_iterations(max_iterations: Any) -> None:
@@ -166,7 +203,7 @@ def check_arguments(covariance: Any, contrasts: Any, functions: Any) -> None:
     """Refuse arguments of the wrong kind before any work is done; they are those of :func:`mixed`."""
     if not (covariance is None or isinstance(covariance, str | Mapping | Kernel | Covariance)):
         raise FormulaError(
-            f"covariance={covariance!r} must be the name of a structure ({', '.join(map(repr, STRUCTURES))})"
+            f"covariance={covariance!r} must be the name of a structure ({_known_names()})"
             ", a kernel (jm.kernels), or a mapping from group labels to these."
         )
     if not (contrasts is None or isinstance(contrasts, Mapping)):
@@ -203,7 +240,11 @@ def fit_frame(
     check_magnitudes(frame)
     structures = structures_of(frame.groups, covariance)
     groupings, terms, labels = terms_of(frame.groups, structures)
-    layout = arrange(groupings)
+    residual = frame.residual
+    correlated = None if residual is None else residual.design
+    if residual is not None:
+        _check_told_apart(frame, terms, labels)
+    layout = arrange(groupings, None if correlated is None else correlated.codes)
     levels = {factor: level for level, factor in enumerate(layout.order)}
     reduction = reduce_rows(
         frame.y_less_offset,
@@ -212,6 +253,8 @@ def fit_frame(
         tuple(replace(term, level=levels[term.level]) for term in terms),
         frame.weights,
         [groupings[factor] for factor in layout.root],
+        correlated,
+        None if frame.sampling is None else _frequencies(frame, [groupings[i].label for i in layout.order]),
     )
     estimates = fit(
         reduction,
@@ -220,8 +263,33 @@ def fit_frame(
         method=method,  # type: ignore[arg-type]
         weighted=frame.weights is not None,
         max_evaluations=max_iterations,
+        residual_labels=None if residual is None else residual.labels,
+        sampling=_sample_weights(frame, reduction),
     )
-    return reduction, estimates
+    return reduction, with_robust_covariances(frame, reduction, estimates)
+
+
+def _frequencies(frame: ModelFrame, labels: Sequence[str]) -> Frequencies:
+    """How often rows and groups count, level by level of the chain."""
+    return Frequencies(frame.sampling.rows, tuple(frame.sampling.groups.get(label) for label in labels))
+
+
+def _sample_weights(frame: ModelFrame, reduction: Reduction) -> SampleWeights | None:
+    own = frame.sampling
+    if own is None:
+        return None
+    return SampleWeights(own.request.kind, own.text, own.request.scaling, float(reduction.stats.nobs))
+
+
+def _check_told_apart(frame: ModelFrame, terms: list[Term], labels: tuple[TermLabel, ...]) -> None:
+    """Refuse random effects that the residual structure makes undetermined."""
+    found, texts = [], []
+    for term, label in zip(terms, labels, strict=True):
+        group = frame.groups[label.frame_index]
+        if group.relationship is None:
+            found.append(RandomTerm(group.codes, group.Z, term.covariance))
+            texts.append(group.term.text)
+    check_told_apart(frame, found, texts)
 
 
 def check_magnitudes(frame: ModelFrame) -> None:
@@ -296,12 +364,17 @@ def structures_of(groups: tuple[GroupDesign, ...], covariance: Any) -> list[Stru
 
 
 def _check_structure(structure: Any) -> None:
-    if isinstance(structure, Kernel | Covariance) or structure in STRUCTURES:
+    known = isinstance(structure, str) and structure in {*STRUCTURES, *ORDERED}
+    if known or isinstance(structure, Kernel | Covariance):
         return
     raise FormulaError(
-        f"covariance structure {structure!r} is not known; choose one of "
-        f"{', '.join(map(repr, STRUCTURES))}, or a kernel such as jm.kernels.squared_exponential()."
+        f"covariance structure {structure!r} is not known; choose one of {_known_names()}, or a kernel such "
+        "as jm.kernels.squared_exponential()."
     )
+
+
+def _known_names() -> str:
+    return ", ".join(map(repr, (*STRUCTURES, *ORDERED)))
 
 
 def covariance_of(structure: Structure, group: GroupDesign) -> Covariance:
@@ -310,7 +383,7 @@ def covariance_of(structure: Structure, group: GroupDesign) -> Covariance:
     Parameters
     ----------
     structure : str, Kernel or Covariance
-        A kernel without positions gets those that the levels of the term's factor are.
+        A kernel without positions, or the name of one, gets those that the levels of the term's factor are.
     group : GroupDesign
 
     Returns
@@ -323,6 +396,8 @@ def covariance_of(structure: Structure, group: GroupDesign) -> Covariance:
         If a kernel finds no positions, or a structure is of another number of effects.
     """
     q = len(group.names)
+    if isinstance(structure, str) and structure in ORDERED:
+        structure = ORDERED[structure]()
     if isinstance(structure, str):
         return covariance_structure(structure, q)
     bound = structure.at(_positions(structure, group)) if isinstance(structure, Kernel) else structure
@@ -335,7 +410,7 @@ def covariance_of(structure: Structure, group: GroupDesign) -> Covariance:
 
 
 def _positions(kernel: Kernel, group: GroupDesign) -> np.ndarray:
-    """Levels of the one factor of a term as numbers."""
+    """Levels of the one factor of a term as numbers; of an ordered factor of texts, their places."""
     advice = (
         f"the kernel {kernel.name!r} needs a position for each effect of {group.term.text}: write the term "
         f"as (0 + C(time) | {group.label}) with a column of numbers, or give positions with .at([...])"
@@ -345,8 +420,13 @@ def _positions(kernel: Kernel, group: GroupDesign) -> np.ndarray:
     try:
         return np.asarray(group.factor_levels, dtype=np.float64)
     except (TypeError, ValueError):
+        if group.factor_places is not None:
+            return group.factor_places.astype(np.float64)
         shown = ", ".join(map(repr, group.factor_levels[:5].tolist()))
-        raise FormulaError(f"{advice}; the levels of its factor are no numbers: {shown}.") from None
+        raise FormulaError(
+            f"{advice}; the levels of its factor are no numbers: {shown}. Where they have an order and are "
+            "equally spaced, make the column an ordered category: pd.Categorical(..., ordered=True)."
+        ) from None
 
 
 def terms_of(

@@ -10,6 +10,7 @@ import pandas as pd
 from jaxmixed.errors import printable
 from jaxmixed.fitted import Fitted
 from jaxmixed.formatting import NotedFrame, Table, number, p_number, wrapped
+from jaxmixed.residual_tables import structure_text
 
 _METHODS = {"ml": "maximum likelihood (ML)", "reml": "restricted maximum likelihood (REML)"}
 _SHOWN = {"formula", "method", "num_params", "llf", "aic", "bic"}
@@ -25,11 +26,12 @@ def model_rows(fits: Sequence[Fitted]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns ``formula, method, num_params, llf, deviance, aic, bic``.
+        Columns ``formula, method, num_params, llf, deviance, aic, bic, residuals``; the last is the residual
+        structure in words, empty for independent residuals with one variance.
     """
     rows = []
     for fit in fits:
-        found = fit.estimates
+        found, own = fit.estimates, fit.estimates.residual
         rows.append(
             {
                 "formula": fit.frame.formula.text,
@@ -39,9 +41,16 @@ def model_rows(fits: Sequence[Fitted]) -> pd.DataFrame:
                 "deviance": found.deviance,
                 "aic": found.deviance + 2 * found.num_params,
                 "bic": found.deviance + np.log(found.nobs) * found.num_params,
+                "residuals": "" if own is None else structure_text(own.labels, own.covariance),
             }
         )
     return pd.DataFrame(rows)
+
+
+def described(row: pd.Series) -> str:
+    """Formula and residual structure of a row of `model_rows`."""
+    residuals = row.get("residuals", "")
+    return printable(f"{row['formula']}; residuals {residuals}" if residuals else row["formula"])
 
 
 class ModelTable(NotedFrame):
@@ -62,8 +71,8 @@ class ModelTable(NotedFrame):
         method = str(self["method"].iloc[0]) if len(self) else ""
         lines = [f"Models fitted by {_METHODS.get(method, method)}"]
         names = [str(name) for name in self.index]
-        for name, formula in zip(names, self["formula"], strict=True):
-            lines.append(wrapped(printable(formula), first=f"  {name}  ", indent=" " * (len(name) + 4)))
+        for name, (_, row) in zip(names, self.iterrows(), strict=True):
+            lines.append(wrapped(described(row), first=f"  {name}  ", indent=" " * (len(name) + 4)))
         header = ["", "params", "log lik.", "AIC", "BIC"]
         columns = [[f"{int(size):,}" for size in self["num_params"]]]
         columns += [[number(value) for value in self[name]] for name in ("llf", "aic", "bic")]

@@ -3,7 +3,8 @@
 A likelihood of variance parameters may have several maxima (Henn & Hodges 2014). The starts are drawn in the
 coordinates of the optimiser, where standard deviations of effects are relative to sigma and columns have unit
 size: standard deviations log-uniform between 1/30 and 30 (farther where the estimate lies near those), with
-random correlations, and a covariance function's own parameters around its starting values. Each start gets
+random correlations, and a covariance function's or residual structure's own parameters around its starting
+values. Each start gets
 the whole search of a fit, on the same statistics and with the same compiled program: nothing is compiled
 anew, and the rows are not visited.
 
@@ -22,7 +23,7 @@ from jaxmixed.covariance import STRUCTURES
 from jaxmixed.crossproducts import Reduction
 from jaxmixed.draws import check_seed
 from jaxmixed.errors import DataError
-from jaxmixed.estimates import Estimates
+from jaxmixed.estimates import Estimates, ResidualEstimate
 from jaxmixed.search import SingleRunner, search
 
 REACH = 30.0
@@ -33,6 +34,9 @@ BEYOND = 3.0
 
 KERNEL_SPREAD = 1.5
 """Standard deviation of the free parameters of a covariance function (logarithms of lengths, atanh)."""
+
+RESIDUAL_SPREAD = 1.0
+"""The same of a residual structure, whose free parameters are of correlations and ratios near one."""
 
 SAME_DEVIANCE = 1e-6
 """Deviances that differ by less are of the same optimum: no statistic of the fit changes visibly."""
@@ -141,7 +145,20 @@ def random_starts(reduction: Reduction, estimates: Estimates, num: int, seed: in
                 own[1:] += KERNEL_SPREAD * rng.standard_normal(len(own) - 1)
             starts.append(covariance.canonical(own))
         parts.append(np.stack(starts))
+    if estimates.residual is not None:
+        parts.append(_residual_starts(estimates.residual, num, seed, len(parts)))
     return np.concatenate(parts, axis=1)
+
+
+def _residual_starts(own: ResidualEstimate, num: int, seed: int, number: int) -> np.ndarray:
+    """Random free parameters (num, k) of a residual structure."""
+    draws = [
+        np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(start, number))).standard_normal(
+            len(own.free)
+        )
+        for start in range(num)
+    ]
+    return own.covariance.initial() + RESIDUAL_SPREAD * np.stack(draws)
 
 
 def search_from_random_starts(
@@ -178,9 +195,9 @@ def search_from_random_starts(
         raise DataError(
             f"starts must be an integer from 1 to {MOST_STARTS:,}, such as 8, or 0 for none; it is {starts!r}"
         )
-    seed, terms = check_seed(seed), reduction.stats.terms
+    seed = check_seed(seed)
     tolerance = max(SAME_DEVIANCE, DEVIANCE_ROUNDING * abs(estimates.deviance))
-    if not terms:
+    if not len(estimates.free):
         closed = np.full(int(starts), estimates.deviance)
         sure, none = np.ones(int(starts), dtype=bool), np.zeros((int(starts), 0))
         return Agreement(seed, closed, sure, none, sure, estimates.deviance, tolerance)
@@ -198,5 +215,10 @@ def search_from_random_starts(
         G, G_fit = T @ T.swapaxes(1, 2), expected @ expected.T
         size = np.sqrt(np.maximum(np.diagonal(G_fit), 1e-4))
         same &= (np.abs(G - G_fit) <= SAME_PARAMETERS * np.outer(size, size)).all(axis=(1, 2))
+    if estimates.residual is not None:
+        free = estimates.residual.free
+        same &= (np.abs(found.x[:, first:] - free) <= SAME_PARAMETERS * np.maximum(1, np.abs(free))).all(
+            axis=1
+        )
     stationary = found.is_stationary & np.isfinite(deviance)
     return Agreement(seed, deviance, stationary, found.x, same, estimates.deviance, tolerance)

@@ -15,11 +15,16 @@ from jaxmixed import relatedness
 from jaxmixed.covariance import STRUCTURES, Covariance
 from jaxmixed.errors import printable
 from jaxmixed.fitted import Fitted
+from jaxmixed.kernels import KernelCovariance, ar1, exponential, matern32, squared_exponential
+from jaxmixed.residual_nesting import has_exchangeable, residual_obstacle
+from jaxmixed.toeplitz import ToeplitzCovariance
 
 if TYPE_CHECKING:
     from jaxmixed.relationship import Relationship
 
 _SPAN_TOLERANCE = 1e-7
+# Functions of distances alone, whose matrices at whole-numbered positions are Toeplitz.
+_OF_DISTANCES = {own().function for own in (ar1, exponential, matern32, squared_exponential)}
 # Structures that a covariance matrix of the same effects may take as a special case of the key.
 _SPECIAL_CASES = {
     "unstructured": {"unstructured", "independent", "identity", "exchangeable"},
@@ -131,6 +136,8 @@ def nesting_of(small: Fitted, large: Fitted) -> Nesting:
     available, represented, contained = _terms(large), [], []
     for position, (estimate, term) in enumerate(zip(small.estimates.terms, _terms(small), strict=True)):
         found = _as_special_case(term, available)
+        if found is None and _is_in_residuals(term, small, large):
+            continue
         if found is None:
             group, effects = printable(estimate.group), printable(", ".join(estimate.names))
             return Nesting(f"the larger model has no random term for {group} that contains ({effects})")
@@ -139,8 +146,20 @@ def nesting_of(small: Fitted, large: Fitted) -> Nesting:
         for column, place in places:
             Z = regrouped.Z if column is None else regrouped.Z[:, [column]]
             contained.append(Containment(position, place, column, Z))
+    obstacle = residual_obstacle(small.frame.residual, large.frame.residual)
+    if obstacle:
+        return Nesting(obstacle)
     more = _num_effects(available) - _num_effects(represented)
     return Nesting("", more, tuple(contained))
+
+
+def _is_in_residuals(term: TermOnRows, small: Fitted, large: Fitted) -> bool:
+    """Whether a term is a random intercept whose correlation the larger model's residuals have."""
+    residual = large.frame.residual
+    if small.frame.residual is not None or residual is None or large.frame.weights is not None:
+        return False
+    constant = term.Z.shape[1] == 1 and term.relationship is None and bool(np.ptp(term.Z) == 0)
+    return constant and _same_partition(term.codes, residual.design.codes) and has_exchangeable(residual)
 
 
 def _num_effects(terms: list[TermOnRows]) -> int:
@@ -248,7 +267,7 @@ def _is_special_case(
     if kind == "unstructured":
         return not _outside_span(Z, wide).any()
     if not isinstance(kind, str):  # a covariance function of these very positions
-        return structure == kind and np.array_equal(Z, wide)
+        return (structure == kind or _is_special_kernel(structure, kind)) and np.array_equal(Z, wide)
     # One effect that is the sum of the others: all their correlations are 1.
     if kind == "exchangeable" and Z.shape[1] == 1 and np.array_equal(Z[:, 0], wide.sum(axis=1)):
         return True
@@ -261,6 +280,17 @@ def _is_special_case(
     if kind == "independent" and Z.shape[1] == 1:
         return True
     return structure in _SPECIAL_CASES[kind] and (kind == "independent" or Z.shape[1] == wide.shape[1])
+
+
+def _is_special_kernel(structure: str | Covariance, kind: Covariance) -> bool:
+    """Whether a covariance function has a structure of the same effects as a special case."""
+    if not isinstance(kind, KernelCovariance):
+        return False
+    if not isinstance(kind, ToeplitzCovariance):
+        return structure == "identity" and kind.kernel.function == ar1().function  # no correlation
+    if isinstance(structure, KernelCovariance):
+        return structure.kernel.function in _OF_DISTANCES and structure.positions == kind.positions
+    return structure in ("identity", "exchangeable")
 
 
 def _outside_span(columns: np.ndarray, wide: np.ndarray) -> np.ndarray:

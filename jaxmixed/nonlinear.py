@@ -28,9 +28,11 @@ from jaxmixed.errors import DataError, DesignError, listed, printable
 from jaxmixed.estimates import Estimates, TermEstimate
 from jaxmixed.fixed_inference import FixedInference
 from jaxmixed.inference import VarianceParameters, parameter_covariance
+from jaxmixed.interval_scales import SCALES, IntervalScale
 from jaxmixed.kernels import KernelCovariance
 from jaxmixed.precision import double_precision
 from jaxmixed.programs import ONCE, compiled_at
+from jaxmixed.residual_inference import natural_at, natural_names
 
 ROUNDING = 1e-13
 """A standard error below this share of the value is rounding."""
@@ -38,34 +40,11 @@ ROUNDING = 1e-13
 NonlinearScale = Literal["identity", "log", "logit", "atanh"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """A monotone function to the whole real line, its derivative and its inverse; where it is defined."""
-
-    forward: Callable[[np.ndarray], np.ndarray]
-    slope: Callable[[np.ndarray], np.ndarray]
-    inverse: Callable[[np.ndarray], np.ndarray]
-    low: float
-    high: float
-
-
-def _expit(x: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0.0, -x))
-
-
-SCALES = {
-    "identity": _Scale(lambda v: v, np.ones_like, lambda v: v, -np.inf, np.inf),
-    "log": _Scale(np.log, lambda v: 1 / v, np.exp, 0.0, np.inf),
-    "logit": _Scale(lambda v: np.log(v / (1 - v)), lambda v: 1 / (v * (1 - v)), _expit, 0.0, 1.0),
-    "atanh": _Scale(np.arctanh, lambda v: 1 / (1 - v**2), np.tanh, -1.0, 1.0),
-}
-
-
 class Parameters:
     """The parameters of a fit, as functions of them get them: JAX numbers and arrays, to be differentiated.
 
     ``p["Days"]`` is a coefficient; `beta`, `sigma` and `theta` are all of their kind; `cov`, `var`, `sd`,
-    `corr` and `kernel` tell about the random effects of a grouping.
+    `corr` and `kernel` tell about the random effects of a grouping, `residual` about correlated residuals.
     """
 
     def __init__(
@@ -75,12 +54,14 @@ class Parameters:
         beta: Any,
         standard: list[Any],
         sigma: Any,
+        residual: dict[str, Any] | None = None,
     ) -> None:
         self._names = names
         self._terms = terms
         self._standard = standard
         self.beta = beta
         self.sigma = sigma
+        self._residual = residual or {}
 
     def __repr__(self) -> str:
         groups = ", ".join(repr(printable(label)) for label in self._labels) or "none"
@@ -182,6 +163,13 @@ class Parameters:
                 return covariance.parameter_values(self._standard[i])
         raise DataError(f"no term of {group!r} has a kernel")
 
+    def residual(self, name: str) -> Any:
+        """Parameter of the residual structure, named as in ``fit.residual_parameters``: ``"phi1"``."""
+        if name not in self._residual:
+            known = listed(tuple(self._residual)) if self._residual else "none"
+            raise DataError(f"there is no residual parameter {name!r}; the residual parameters are {known}")
+        return self._residual[name]
+
 
 @dataclass(frozen=True, eq=False)
 class _Values:
@@ -242,22 +230,29 @@ def _differentiated(
 ) -> _Values:
     """Values and Jacobians of a user's function, in float64."""
     kept = inference.kept
+    own = estimates.residual
     pieces = [np.where(kept, inference.beta, 0.0), *(term.standard for term in estimates.terms)]
+    pieces += [] if own is None else [own.free]
     at = np.concatenate([*pieces, [np.log(estimates.sigma)]])
     ends = np.cumsum([len(piece) for piece in pieces])
     structure: list[Any] = []
 
     def flat(parameters: jax.Array) -> tuple[jax.Array, jax.Array]:
         beta, *standard = jnp.split(parameters[:-1], ends[:-1])
+        residual: dict[str, Any] = {}
+        if own is not None:
+            at = jnp.append(standard.pop(), parameters[-1])
+            names = natural_names(own.covariance, own.labels)
+            residual = dict(zip(names, natural_at(at, own.covariance), strict=True))
         given = Parameters(
             inference.names,
             estimates.terms,
             jnp.where(kept, beta, jnp.nan),
             standard,
             jnp.exp(parameters[-1]),
+            residual,
         )
-        leaves, names = _leaves(fn(given), fn)
-        structure[:] = names
+        leaves, structure[:] = _leaves(fn(given), fn)
         joined = jnp.concatenate([leaf.ravel() for leaf in leaves])
         return joined, joined
 
@@ -313,7 +308,12 @@ def _variance(covariance: np.ndarray, J: np.ndarray) -> np.ndarray:
 
 
 def _table(
-    values: np.ndarray, variance: np.ndarray, df: np.ndarray, scale: _Scale, level: float, index: pd.Index
+    values: np.ndarray,
+    variance: np.ndarray,
+    df: np.ndarray,
+    scale: IntervalScale,
+    level: float,
+    index: pd.Index,
 ) -> pd.DataFrame:
     outside = (values < scale.low) | (values > scale.high)
     if outside.any():

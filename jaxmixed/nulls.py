@@ -23,6 +23,8 @@ from jaxmixed.fitted import Fitted
 from jaxmixed.formatting import counted, p_phrase, wrapped
 from jaxmixed.layout import arrange, is_nested
 from jaxmixed.resampling import Rows, by_designs, refitter_of, run_blocks
+from jaxmixed.residual_refusals import refuse_residual_structure
+from jaxmixed.weighted_samples import refuse_weighted_sample
 
 LABELS_STREAM = "permuted labels"
 """Stream of the random orders of group labels."""
@@ -333,6 +335,12 @@ def permutation_test(
     """Permutation test of a grouping; arguments as for `MixedResults.permutation_test`."""
     n, seed = resampling.check_count(n), _seed(seed)
     position = _chosen(fit, group)
+    refuse_weighted_sample(fit.estimates, "permutation_test()", "labels change places between single rows")
+    refuse_residual_structure(
+        fit.estimates,
+        "labels change places between rows as if the residuals of these were exchangeable",
+        "use lrtest(smaller, simulate=999) for a test",
+    )
     resampling.refuse_related((*fit.state.design.groupings, *fit.state.design.root))
     shuffle = _shuffle(fit, position)
     fits = by_designs(fit, _permuted(fit, shuffle, seed))

@@ -28,6 +28,7 @@ import numpy as np
 
 from jaxmixed.estimates import Estimates, TermEstimate
 from jaxmixed.inference import VarianceParameters, joined, log_scale, unprofiled_hessian
+from jaxmixed.residual_inference import scaled_slopes
 
 BOUND_ROUNDING = 1e-6
 """A derivative below minus this share of the largest second derivative is no rounding."""
@@ -47,7 +48,8 @@ class WeakDirection(NamedTuple):
     Attributes
     ----------
     names : tuple of str
-        ``ln sd(group effect)``, ``atanh cor(group effect, effect2)`` ..., of the P parameters that are free.
+        ``ln sd(group effect)``, ``atanh cor(group effect, effect2)``, ``atanh phi1`` ..., of the P
+        parameters that are free.
     weights : (P,) array
         Of length one; the largest is positive.
     curvature : float
@@ -140,7 +142,7 @@ def weakest_direction(estimates: Estimates) -> WeakDirection | None:
     parameters = VarianceParameters.of(estimates)
     free = np.append(parameters.free[0], True)
     H = unprofiled_hessian(parameters)[0][np.ix_(free, free)]
-    if not estimates.terms or not np.isfinite(H).all():
+    if not len(estimates.free) or not np.isfinite(H).all():
         return None
     index, slopes, defined = log_scale(parameters)
     names, J = _log_names(estimates, index), slopes[0]
@@ -148,12 +150,13 @@ def weakest_direction(estimates: Estimates) -> WeakDirection | None:
     rows = []
     for term in estimates.terms:
         covariance, own = term.covariance, np.zeros((len(term.covariance.natural_names), len(free)))
-        positions = covariance.natural(term.standard).position
-        own[np.arange(len(own)), [start + position for position in positions]] = 1.0
+        own[:, start : start + covariance.num_params] = covariance.natural(term.standard).jacobian
         rows.append(own)
         names += [f"{name}({term.group})" for name in covariance.natural_names]
         start += covariance.num_params
-    J = np.concatenate([J, *rows])[:, free]
+    residual_names, residual_slopes = scaled_slopes(estimates)
+    names += residual_names
+    J = np.concatenate([J, *rows, residual_slopes])[:, free]
     shown = np.concatenate([defined[0], np.ones(len(J) - len(index), dtype=bool)])
     shown &= np.isfinite(J).all(axis=1) & (J != 0).any(axis=1)
     # Directions of the optimiser's parameters that move no parameter shown cost what they cost.

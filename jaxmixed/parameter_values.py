@@ -12,10 +12,12 @@ from jaxmixed.inference import (
     VarianceParameters,
     element_slopes,
     natural_parameters,
+    parameter_covariance,
     variance_inference,
     variance_labels,
 )
 from jaxmixed.many_estimates import ManyEstimates
+from jaxmixed.residual_inference import natural_names, natural_values
 
 
 class Parameters(NamedTuple):
@@ -25,9 +27,9 @@ class Parameters(NamedTuple):
     ----------
     names : tuple of str
         Coefficients; then ``sd(x | group)`` and ``corr(x, z | group)``; then ``var`` and ``cov``; then a
-        kernel's own parameters, ``length(kernel | group)``.
+        kernel's own parameters, ``length(kernel | group)``; then those of correlated residuals.
     kinds : tuple of str
-        "fixed", "sd", "corr", "var", "cov" or "kernel".
+        "fixed", "sd", "corr", "var", "cov", "kernel" or "residual".
     groups : tuple of str
         Grouping, "" of a coefficient.
     """
@@ -41,8 +43,8 @@ class Parameters(NamedTuple):
         return np.flatnonzero(np.isin(self.kinds, kinds))
 
 
-def parameters_of(fit: Fitted) -> Parameters:
-    """Names of all parameters of a fit.
+def parameters_of(fit: Fitted, residual: bool = False) -> Parameters:
+    """Names of all parameters of a fit; with those of correlated residuals, the last ones, if asked for.
 
     Examples
     --------
@@ -70,6 +72,12 @@ def parameters_of(fit: Fitted) -> Parameters:
         names += [f"{name}({term.structure} | {term.group})" for name in own]
         kinds += ["kernel"] * len(own)
         groups += [term.group] * len(own)
+    structure = fit.estimates.residual
+    if residual and structure is not None:
+        own = natural_names(structure.covariance, structure.labels)
+        names += own
+        kinds += ["residual"] * len(own)
+        groups += [structure.labels.group or ""] * len(own)
     return Parameters(tuple(names), tuple(kinds), tuple(groups))
 
 
@@ -119,6 +127,21 @@ def estimated_values(estimates: Estimates) -> np.ndarray:
     return np.concatenate([estimates.beta, found.sd_corr, found.values, *own])
 
 
+def residual_values(found: ManyEstimates) -> tuple[np.ndarray, np.ndarray]:
+    """Natural parameters (m, a) of correlated residuals of many models, and their standard errors (m, a)."""
+    if found.residual is None:
+        return np.zeros((len(found), 0)), np.zeros((len(found), 0))
+    k = found.residual.num_params
+    covariances = parameter_covariance(found.variance_parameters())
+    values, errors = [], []
+    for standard, sigma, covariance in zip(found.standard, found.sigma, covariances, strict=True):
+        own, slopes = natural_values(found.residual, standard[len(standard) - k :], sigma)
+        block = covariance[-k - 1 :, -k - 1 :]
+        values.append(own)
+        errors.append(np.sqrt(np.maximum(np.einsum("ai,ij,aj->a", slopes, block, slopes), 0.0)))
+    return np.array(values), np.array(errors)
+
+
 @np.errstate(all="ignore")
 def relative_slopes(parameters: VarianceParameters) -> np.ndarray:
     """Relative change of variances, covariances and kernels' parameters when the optimiser's parameters move.
@@ -146,15 +169,14 @@ def relative_slopes(parameters: VarianceParameters) -> np.ndarray:
     elements, relative, slopes = element_slopes(parameters)
     B, k = parameters.free.shape
     own = [c.natural(x) for c, x in zip(parameters.covariances, parameters.standard, strict=True)]
-    J = np.zeros((B, len(elements) + 1 + sum(len(natural.position) for natural in own), k + 1))
+    J = np.zeros((B, len(elements) + 1 + sum(natural.value.shape[-1] for natural in own), k + 1))
     J[:, : len(elements), :k] = slopes[:, 0] / relative[:, 0, :, None]
     J[:, : len(elements) + 1, k] = 2.0
     start, row = 0, len(elements) + 1
     for covariance, natural in zip(parameters.covariances, own, strict=True):
-        for a, position in enumerate(natural.position):
-            J[:, row, start + position] = natural.slope[:, a] / natural.value[:, a]
-            row += 1
-        start += covariance.num_params
+        shown, columns = natural.value.shape[-1], slice(start, start + covariance.num_params)
+        J[:, row : row + shown, columns] = (natural.slope / natural.value)[..., None] * natural.jacobian
+        row, start = row + shown, columns.stop
     return J
 
 

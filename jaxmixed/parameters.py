@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from jaxmixed.covariance import covariance_structure
+from jaxmixed.covariance import STRUCTURES, covariance_structure
 from jaxmixed.errors import DataError, listed
+from jaxmixed.terms import ORDERED
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
     from jaxmixed.frame import GroupDesign, ModelFrame
 
 _KEYS = ("beta", "random", "sigma")
-_COMMON_SD = ("identity", "exchangeable")
+_COMMON_SD = ("identity", "exchangeable", *ORDERED)
 _MAX_LISTED = 30
 _TOLERANCE = 1e-8  # of correlations, for matrices that were computed or typed in single precision
 _INDEFINITE = -1e-10  # an eigenvalue of correlations below this is more than rounding
@@ -231,7 +232,7 @@ def _check_semidefinite(what: str, cov: np.ndarray, names: Sequence[str]) -> Non
 
 def _check_structure(what: str, cov: np.ndarray, group: GroupDesign) -> None:
     """Refuse a covariance that the structure in the formula excludes."""
-    if group.structure == "unstructured" or not isinstance(group.structure, str):
+    if group.structure == "unstructured" or group.structure not in STRUCTURES:
         return  # a covariance function: any covariance may be stated
     structure = covariance_structure(group.structure, len(cov))
     factor = structure.factor(structure.from_covariance(cov))

@@ -128,7 +128,7 @@ def compress(stats: SufficientStatistics) -> SufficientStatistics:
         root=np.ascontiguousarray(level.root[:, :, first]),
         cross=None,
         gram=np.ascontiguousarray(grams.reshape(patterns, q, r, q, r).transpose(1, 3, 0, 2, 4)),
-        count=counts.astype(float),
+        count=np.bincount(codes, level.count, patterns),
         parents=tuple(parent[first] for parent in level.parents),
     )
     return replace(stats, levels=(compressed, *stats.levels[1:]))

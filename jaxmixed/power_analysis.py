@@ -33,15 +33,17 @@ from jaxmixed.hypotheses import (
 )
 from jaxmixed.many_estimates import OK
 from jaxmixed.many_fits import whole_design
-from jaxmixed.model import covariance_of, structures_of, terms_of
+from jaxmixed.model import Structure, covariance_of, structures_of, terms_of
 from jaxmixed.parameters import ModelParameters, fitted_parameters, stated_parameters
 from jaxmixed.power_grid import Grid, grid_of
 from jaxmixed.power_results import NOT_DONE, PowerResult, PowerSetting
 from jaxmixed.refits import Refitter
+from jaxmixed.residual_refusals import refuse_residual_structure
 from jaxmixed.resizing import Selection, every_row, resized, with_groups, with_size
 from jaxmixed.results import MixedResults
 from jaxmixed.schedule import BLOCK_MEMORY, assemble, bounds, gather, run
 from jaxmixed.simulation import design_frame
+from jaxmixed.weighted_samples import refuse_weighted_sample
 
 _MAX_NAMED = 5  # points that a warning names
 _BLOCK = (
@@ -291,6 +293,13 @@ def _base(request: _Request, arguments: Mapping[str, Any]) -> _Base:
     formula, data, params, fit = request[:4]
     if fit is not None and not isinstance(fit, MixedResults):
         raise DataError(f"fit= must be a result of mixed(), not a {type(fit).__name__}")
+    if fit is not None:
+        refuse_weighted_sample(fit.estimates, "power()", "each row of the design is drawn and counted once")
+        refuse_residual_structure(
+            fit.estimates,
+            "power() draws and fits models with independent residuals",
+            "draw responses with fit.simulate(), and test each refit(y)",
+        )
     if isinstance(formula, MixedResults) or isinstance(params, MixedResults):
         raise DataError("give the pilot fit as fit=")
     if (params is None) == (fit is None):
@@ -321,15 +330,17 @@ def _base(request: _Request, arguments: Mapping[str, Any]) -> _Base:
                 " designs of other sizes cannot be made of them; simulate from the fit instead:"
                 " fit.simulate(1000), then fit.refit_many()"
             )
-    groups = zip(frame.groups, structures, strict=True)
-    frame = replace(
-        frame,
-        groups=tuple(
-            replace(group, structure=own if isinstance(own, str) else covariance_of(own, group))
-            for group, own in groups
-        ),
-    )
+    frame = _with_structures(frame, structures)
     return _Base(frame, _parameters(frame, request), data)
+
+
+def _with_structures(frame: ModelFrame, structures: Sequence[Structure]) -> ModelFrame:
+    """The frame with these structures of its terms, covariance functions bound to their positions."""
+    groups = [
+        replace(group, structure=own if own in STRUCTURES else covariance_of(own, group))
+        for group, own in zip(frame.groups, structures, strict=True)
+    ]
+    return replace(frame, groups=tuple(groups))
 
 
 def _parameters(frame: ModelFrame, request: _Request) -> ModelParameters:
@@ -380,6 +391,7 @@ def _hypothesis(request: _Request, base: _Base, test: Any, kind: KindOfTest) -> 
             replace(group, structure=structures.get(group.label, group.structure)) for group in smaller.groups
         )
         smaller = replace(smaller, groups=groups)
+    smaller = _with_structures(smaller, [group.structure for group in smaller.groups])
     return nested_hypothesis(base.frame, smaller, kind, test)
 
 

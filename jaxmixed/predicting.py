@@ -12,17 +12,23 @@ from jaxmixed import effects
 from jaxmixed.comparing import Comparing
 from jaxmixed.effects import Beta
 from jaxmixed.group_effects import by_group, check_beta, effects_covariance, group_coefficients
-from jaxmixed.predict import fitted_values, linear_predictor, prediction_rows
+from jaxmixed.later import later
+from jaxmixed.predict import fitted_values, linear_predictor
 from jaxmixed.prediction_error import ErrorModel, error_model
 from jaxmixed.prediction_slopes import PredictionSlopes, prediction_slopes
 from jaxmixed.predictions import predictions
 from jaxmixed.residual_kinds import leverage, residuals
+from jaxmixed.residual_predictions import rows_to_predict
 from jaxmixed.tables import distinct_groups
+from jaxmixed.weighted_samples import NO_ERRORS, refuse_sampling_weights
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
     from jaxmixed.fixed_inference import FixedInference
     from jaxmixed.frame import ModelFrame
+    from jaxmixed.wcorrelation import WithinCorrelation, within_correlation
+else:
+    within_correlation = later("wcorrelation", "within_correlation")
 
 
 class Predicting(Comparing):
@@ -43,6 +49,7 @@ class Predicting(Comparing):
 
     @cached_property
     def _errors(self) -> ErrorModel:
+        refuse_sampling_weights(self.estimates, "the error of a prediction", NO_ERRORS, "use predict()")
         return error_model(self.state, self.estimates)
 
     @cached_property
@@ -97,6 +104,7 @@ class Predicting(Comparing):
         check_beta(beta)
         if not self.estimates.terms:
             return {}
+        refuse_sampling_weights(self.estimates, "ranef_se()", NO_ERRORS)
         covariances = effects.random_effects_covariance(self.state, self.estimates, beta=beta)
         # Rounding can leave a variance of an effect that is zero at -1e-30.
         errors = [np.sqrt(np.maximum(np.einsum("mii->mi", values), 0.0)) for values in covariances]
@@ -186,15 +194,21 @@ class Predicting(Comparing):
         ----------
         kind : str
             ``"response"``: response minus predictions (``"working"`` is the same, as in lme4).
-            ``"pearson"``: those times the square root of the weight, as in lme4 (``"deviance"`` is the same).
+            ``"pearson"``: those times the square root of the weight, as in lme4 (``"deviance"`` is the same);
+            where variances differ, over the standard deviation relative to sigma.
             ``"standardized"``: divided by the standard deviation of what the predictions leave out; of
-            conditional residuals that is ``sigma / sqrt(w)``, as Stata's ``rstandard`` and nlme's Pearson
-            residuals, of marginal ones it is the standard deviation of the response, as SAS's.
+            conditional residuals that is the residual's own, ``sigma / sqrt(w)`` where all are alike, as
+            Stata's ``rstandard`` and nlme's Pearson residuals, of marginal ones it is the standard deviation
+            of the response, as SAS's.
             ``"studentized"``: divided by their own standard deviation, which is smaller because the row takes
             part in its prediction: ``sigma sqrt((1 - h) / w)`` with the `leverage` h of conditional residuals
             (lme4's ``rstudent``). NaN where that is zero.
             ``"deleted"``: studentized by the sigma that is estimated without the row, the relative variances
-            held: t distributed with n - p - 1 degrees of freedom, were these known.
+            held: t distributed with n - p - 1 degrees of freedom, were these known. Where residuals are
+            correlated, the error of predicting the row from all others, those of its group among them.
+            ``"normalized"``: whitened by the Cholesky factor of the residuals' covariance, by group in the
+            order of time, as nlme's: uncorrelated with variance one if the structure holds, but for what
+            estimation takes. Of independent residuals the same as standardized conditional ones.
             ``"scaled"``: marginal residuals made uncorrelated, ``L^{-1}(y - Xb)`` with ``L L'`` the
             covariance of the response; within an outermost group in the order of the rows, those of an inner
             group together. Only for nested groups.
@@ -239,7 +253,7 @@ class Predicting(Comparing):
         Returns
         -------
         pandas.Series
-            Between 0 and 1.
+            Between 0 and 1, unless residuals are correlated: the matrix is no longer symmetric.
 
         References
         ----------
@@ -262,6 +276,7 @@ class Predicting(Comparing):
         allow_new_levels: bool = False,
         *,
         offset: Any = None,
+        weights: Any = None,
     ) -> pd.Series:
         """Predictions for the rows used, or for new data.
 
@@ -272,19 +287,31 @@ class Predicting(Comparing):
             needed, nor the grouping columns where ``random`` leaves them out. A missing value gives NaN in
             its row.
         random : bool or str
-            True: with the predicted random effects; False: population predictions; a grouping, e.g.
-            ``"school"``: with the random effects of that grouping and of those that contain it.
+            True: with the predicted random effects, and with what correlated residuals tell of new rows of
+            the groups (Notes); False: population predictions; a grouping, e.g. ``"school"``: with the random
+            effects of that grouping and of those that contain it.
         allow_new_levels : bool
             Take the random effects of levels that the model was not fitted to as zero, instead of refusing
             them.
         offset : array_like, optional
             Offset of the new rows, for a model whose offset was given as an array.
+        weights : str, array_like or float, optional
+            Precision weights of the new rows, for correlated residuals of a model with weights.
 
         Returns
         -------
         pandas.Series
             With the index of the data. Stata's ``predict, fitted relevel(school)`` is
             ``predict(random="school")``; `predictions` has standard errors and intervals.
+
+        Notes
+        -----
+        Where residuals are correlated, a new row of a group that the model was fitted to, at a time at which
+        the group was not observed, is predicted with the observed residuals e of the group: ``x'b + z'u +
+        r'R^{-1}e`` with R their covariance and r that with the new row's (Goldberger 1962, JASA 57, 369-375).
+        Each row is predicted from the observed rows alone. A row at a time at which its group was observed is
+        taken as that row: its prediction is the fitted value, as without ``newdata``. `Exchangeable` knows no
+        times, so that each row is a further one.
 
         Examples
         --------
@@ -293,8 +320,16 @@ class Predicting(Comparing):
         >>> new = {"Days": [10, 12], "Subject": ["308", "new"]}
         >>> fit.predict(new, allow_new_levels=True).round(2).tolist()
         [450.33, 377.01]
+
+        A patient who left after the fourth week, worse than at the beginning:
+
+        >>> trial = jm.datasets.load("depression")
+        >>> fit = jm.mixed("change ~ arm * visit", trial, residuals="us(visit | patient)")
+        >>> new = {"patient": ["012"], "arm": ["placebo"], "visit": ["W8"]}
+        >>> round(fit.predict(new).item(), 2), round(fit.predict(new, random=False).item(), 2)
+        (0.19, -7.06)
         """
-        rows = prediction_rows(self.frame, self.estimates, newdata, random, allow_new_levels, offset)
+        rows = rows_to_predict(self.frame, self.estimates, newdata, random, allow_new_levels, offset, weights)
         values = rows.values(self.estimates.beta, self._modes if rows.terms else ())
         return pd.Series(values, index=rows.index, name="predicted")
 
@@ -326,7 +361,8 @@ class Predicting(Comparing):
             chooses; the standard error is that of the prediction error, from the joint covariance of fixed
             and predicted random effects. ``random=False`` gives Stata's ``stdp``. ``"prediction"``: of a new
             response in the row. The random effects that are not chosen are those of new groups, and add their
-            variance, as does the residual, ``sigma^2 / w``.
+            variance, as does the residual: ``sigma^2 / w``, of unequal variances that of the row's level,
+            stratum or covariate, and given the observed residuals where it is predicted with them.
         level : float
             Level of the intervals, which are normal unless `ddf` or `vcov` says otherwise.
         ddf, vcov
@@ -340,8 +376,8 @@ class Predicting(Comparing):
             comes from that of the relative variances (exact derivatives; variances estimated as zero are held
             there): once for itself, and once for the bias of the variance at estimated parameters.
         weights : str, array_like or float, optional
-            Precision weights of new responses, for ``interval="prediction"``: a column of the new data, one
-            number per row, or one for all. Needed if the model has weights.
+            Precision weights of new responses, for ``interval="prediction"`` or correlated residuals: a
+            column of the new data, one number per row, or one for all. Needed if the model has weights.
 
         Returns
         -------
@@ -362,6 +398,10 @@ class Predicting(Comparing):
         drawn towards them. Estimated variances make them too short in two ways, and where groups are few the
         choice to make is both ``variance_parameters="estimated"`` (predictions vary with the weights by
         which they shrink) and ``ddf="satterthwaite"`` (the variance itself is an estimate).
+
+        Where residuals are correlated, new rows of a group at other times are predicted with its observed
+        residuals, as in `predict`; the confidence interval is of the mean given these, and both choices count
+        the residual parameters, too. `random` other than True leaves the residuals out.
 
         References
         ----------
@@ -395,6 +435,40 @@ class Predicting(Comparing):
             variance_parameters=variance_parameters,
             weights=weights,
         )
+
+    def wcorrelation(self, level: Any = None, group: str | None = None) -> WithinCorrelation:
+        """Standard deviations and correlations of the responses of one group that the model implies.
+
+        Of random effects and residuals together, at the estimates; Stata's ``estat wcorrelation``.
+
+        Parameters
+        ----------
+        level : label, optional
+            Which group; by default the first of those with the most rows.
+        group : str, optional
+            Grouping; by default that of correlated residuals, or else the one with the most levels.
+
+        Returns
+        -------
+        WithinCorrelation
+            With ``sd``, ``correlation`` and ``covariance``, rows by time.
+
+        Raises
+        ------
+        DataError
+            Naming a grouping or level that does not exist, or a group of more rows than a matrix may have.
+        DesignError
+            If the model has no groups.
+
+        Examples
+        --------
+        >>> import jaxmixed as jm
+        >>> trial = jm.datasets.load("depression")
+        >>> fit = jm.mixed("change ~ arm * visit", trial, residuals="us(visit | patient)")
+        >>> fit.wcorrelation("001").correlation.loc["W1"].round(2).tolist()
+        [1.0, 0.84, 0.71, 0.62, 0.53]
+        """
+        return within_correlation(self.frame, self.estimates, level, group)
 
     def augment(self) -> pd.DataFrame:
         """Rows used, with what the model says of each.

@@ -12,6 +12,7 @@ differentiation of the recursion of the errors (:mod:`jaxmixed.prediction_error`
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,22 @@ from jaxmixed.estimates import Estimates
 from jaxmixed.inference import VarianceParameters, parameter_covariance
 from jaxmixed.prediction_error import ErrorModel, RowErrors
 from jaxmixed.prediction_slopes import uncertain_directions
+
+
+class RowChanges(NamedTuple):
+    """How rows to predict move with residual parameters.
+
+    Attributes
+    ----------
+    rows : callable or None
+        Gives the errors of the derivatives of a block of rows; None where their columns do not move.
+    variance : (n,) array or float
+        Derivative of what their own residual adds to the variance, relative to sigma squared.
+    """
+
+    rows: Callable[[slice], RowErrors] | None
+    variance: np.ndarray | float
+
 
 NewEffects = tuple[int, np.ndarray, np.ndarray | float]
 """Effects of levels without data: position of the term, columns (n, q), and how often each row has them."""
@@ -30,6 +47,7 @@ def prediction_df(
     blocks: Callable[[], Iterator[tuple[slice, RowErrors]]],
     new_effects: Sequence[NewEffects],
     variance: np.ndarray,
+    changes: Callable[[np.ndarray], RowChanges | None] = lambda direction: None,
 ) -> np.ndarray:
     """Degrees of freedom of the variances of predictions.
 
@@ -43,6 +61,8 @@ def prediction_df(
         What else the predictions vary with, besides errors and residuals.
     variance : (n,) array
         Of the prediction errors, all parts together.
+    changes : callable, optional
+        How the rows themselves move along a direction (k,) of the standardised parameters.
 
     Returns
     -------
@@ -57,12 +77,16 @@ def prediction_df(
     for *direction, log_sigma in directions:
         slope = np.zeros(len(variance))
         tangent = errors.tangent(np.array(direction))
+        change = changes(np.array(direction))
         for block, rows in blocks():
             moved = errors.row_tangent(rows, tangent)
             slope[block] = rows.product(rows, tangent) + 2 * moved.product(rows, errors.parts)
-        changes = covariance_slopes(estimates, np.array(direction))
+            if change is not None and change.rows is not None:
+                slope[block] += 2 * change.rows(block).product(rows, errors.parts)
+        slope += 0.0 if change is None else change.variance
+        priors = covariance_slopes(estimates, np.array(direction))
         for i, Z, times in new_effects:
-            slope += times * np.einsum("ni,ij,nj->n", Z, changes[i], Z)
+            slope += times * np.einsum("ni,ij,nj->n", Z, priors[i], Z)
         total += (estimates.sigma**2 * slope + 2 * variance * log_sigma) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(2 * variance**2 / total)

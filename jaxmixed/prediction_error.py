@@ -49,11 +49,6 @@ ERRORS_STREAM = "errors of predictions"
 """Stream of the standard normal numbers behind draws of errors."""
 
 
-def standard_parameters(estimates: Estimates) -> np.ndarray:
-    """Parameters of the standardised columns, term by term, (k,)."""
-    return np.concatenate([np.zeros(0), *(term.standard for term in estimates.terms)])
-
-
 @dataclass(frozen=True)
 class ErrorModel:
     """Joint distribution of the errors of a fit, at its variance parameters.
@@ -426,7 +421,7 @@ def error_model(state: Reduction, estimates: Estimates) -> ErrorModel:
     >>> np.sqrt(own.variance()).round(6).tolist()
     [13.972648]
     """
-    stats, x = pad(state.stats), standard_parameters(estimates)
+    stats, x = pad(state.stats), estimates.standard
     return ErrorModel(state, stats, x, estimates.sigma, recursion.evaluate(x, stats))
 
 

@@ -40,10 +40,13 @@ class PredictionSlopes(NamedTuple):
         Of the fixed effects; zero for dropped (aliased) ones.
     modes : tuple of (f, m, q) arrays
         Of the predicted random effects, term by term.
+    directions : (f, k) array
+        Of the standardised parameters.
     """
 
     beta: np.ndarray
     modes: tuple[np.ndarray, ...]
+    directions: np.ndarray
 
 
 def uncertain_directions(covariance: np.ndarray) -> np.ndarray | None:
@@ -105,7 +108,8 @@ def prediction_slopes(errors: ErrorModel, estimates: Estimates) -> PredictionSlo
     sizes = [(f, len(state.positions[term.level]), term.covariance.q) for term in state.stats.terms]
     modes = tuple(np.zeros(size) for size in sizes)
     if directions is None:
-        return PredictionSlopes(beta + np.nan, tuple(values + np.nan for values in modes))
+        unknown = tuple(values + np.nan for values in modes)
+        return PredictionSlopes(beta + np.nan, unknown, np.full((1, len(covariance)), np.nan))
     columns, frames, scale = state.fixed.columns, state.stats.frames, float(state.stats.scale)
     for number, direction in enumerate(directions):
         found = errors.tangent(direction)
@@ -115,4 +119,4 @@ def prediction_slopes(errors: ErrorModel, estimates: Estimates) -> PredictionSlo
         ]
         for target, values in zip(modes, by_term(tuple(levels), state, 1), strict=True):
             target[number] = values
-    return PredictionSlopes(beta, modes)
+    return PredictionSlopes(beta, modes, directions)

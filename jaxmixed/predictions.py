@@ -17,9 +17,9 @@ import pandas as pd
 from jaxmixed._distributions import t_quantiles
 from jaxmixed.errors import DataError, printable
 from jaxmixed.formatting import NotedFrame, counted
-from jaxmixed.ingest import column_from_values, numbers, read_columns
-from jaxmixed.predict import PredictionRows, effects_of_new_groups, prediction_rows
-from jaxmixed.prediction_df import NewEffects, prediction_df
+from jaxmixed.predict import PredictionRows, effects_of_new_groups
+from jaxmixed.prediction_df import NewEffects, RowChanges, prediction_df
+from jaxmixed.residual_predictions import RowsToPredict, new_weights, rows_to_predict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +51,9 @@ class Fit(Protocol):
 
     @property
     def _slopes(self) -> PredictionSlopes: ...
+
+    @property
+    def _fitted(self) -> np.ndarray: ...
 
     def fixed_inference(self, ddf: str = "none", vcov: FixedInference | None = None) -> FixedInference:
         """Inference on linear functions of the coefficients."""
@@ -84,10 +87,11 @@ def predictions(
     """
     _check_choice("interval", interval, INTERVALS)
     _check_choice("variance_parameters", variance_parameters, KNOWLEDGE)
-    rows = prediction_rows(fit.frame, fit.estimates, newdata, random, allow_new_levels, offset)
+    own = interval == "prediction"
+    rows = rows_to_predict(fit.frame, fit.estimates, newdata, random, allow_new_levels, offset, weights, own)
     inference = fit.fixed_inference(ddf, vcov)
     _check_reference(fit.estimates, rows, interval, variance_parameters, inference)
-    if weights is not None and (newdata is None or interval != "prediction"):
+    if weights is not None and (newdata is None or not (own or rows.residual)):
         raise DataError(
             "weights= is for interval='prediction' in new data, where the variance of a new response is"
             " sigma^2 / w; the fitted rows keep the weights of the fit"
@@ -95,16 +99,20 @@ def predictions(
     new_effects = _unknown_levels(fit.frame, fit.estimates, rows)
     num_new = int(np.count_nonzero(sum((times for *_, times in new_effects), np.zeros(len(rows.X)))))
     variance = error_variance(fit, rows, inference)
-    if interval == "prediction":
+    if own:
         left_out = left_out_effects(fit.frame, fit.estimates, rows, newdata)
         variance = variance + effects_variance(fit.estimates, left_out, len(variance))
-        variance += fit.estimates.sigma**2 / _new_weights(fit.frame, newdata, weights, len(variance))
+        if rows.residual is None:
+            share = 1 / new_weights(fit.frame, newdata, weights, len(variance))
+        else:
+            share = np.maximum(rows.residual.variance, 0.0)
+        variance += fit.estimates.sigma**2 * share
         new_effects += left_out
     df = np.full(len(variance), np.inf)
     if inference.ddf != "none":
-        df = _degrees_of_freedom(fit, rows, inference, new_effects, variance)
-    if variance_parameters == "estimated" and fit.estimates.terms:
-        variance = variance + _slope_variance(fit._slopes, rows)
+        df = _degrees_of_freedom(fit, rows, inference, new_effects, variance, own)
+    if variance_parameters == "estimated" and (fit.estimates.terms or fit.estimates.residual):
+        variance = variance + _slope_variance(fit, rows)
     estimate = rows.values(fit.estimates.beta, fit._modes if rows.terms else ())
     std_error = np.where(np.isnan(estimate), np.nan, np.sqrt(np.maximum(variance, 0.0)))
     columns = {"estimate": estimate, "std_error": std_error}
@@ -126,20 +134,27 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise DataError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}")
 
 
+def _uses_residuals(rows: RowsToPredict) -> bool:
+    """Whether residuals of the fit are part of predictions."""
+    return rows.residual is not None and rows.residual.any_known
+
+
 def _check_reference(
     estimates: Estimates,
-    rows: PredictionRows,
+    rows: RowsToPredict,
     interval: str,
     variance_parameters: str,
     inference: FixedInference,
 ) -> None:
     """Most degrees of freedom and other covariances are those of functions of the fixed effects alone."""
-    if inference.ddf == "none" or not estimates.terms:
+    if inference.ddf == "none" or not (estimates.terms or estimates.residual):
         return
-    if inference.ddf != "satterthwaite" and (rows.terms or interval == "prediction"):
+    own = interval == "prediction" or _uses_residuals(rows)
+    if inference.ddf != "satterthwaite" and (rows.terms or own):
+        parts = "random effects" if estimates.terms else "residuals of their own"
         raise DataError(
             f"inference by {inference.ddf!r} is of functions of the fixed effects alone, and these"
-            " predictions have random effects: use ddf='satterthwaite' or ddf='none', or random=False with"
+            f" predictions have {parts}: use ddf='satterthwaite' or ddf='none', or random=False with"
             " interval='confidence'"
         )
     if inference.ddf != "satterthwaite" and variance_parameters == "estimated":
@@ -203,32 +218,53 @@ def error_variance(fit: Fit, rows: PredictionRows, inference: FixedInference | N
 
 def _degrees_of_freedom(
     fit: Fit,
-    rows: PredictionRows,
+    rows: RowsToPredict,
     inference: FixedInference,
     new_effects: list[NewEffects],
     variance: np.ndarray,
+    own_residual: bool,
 ) -> np.ndarray:
     """Of every row's variance, (n,); NaN in rows with a missing value."""
-    if rows.terms or (new_effects and fit.estimates.terms):
+    residual = rows.residual is not None and (own_residual or rows.residual.any_known)
+    if rows.terms or residual or (new_effects and fit.estimates.terms):
 
         def blocks() -> Iterator[tuple[slice, RowErrors]]:
             for block, part in row_blocks(rows):
                 yield block, fit._errors.rows(part.X, part.terms)
 
-        return prediction_df(fit._errors, fit.estimates, blocks, new_effects, variance)
+        def changes(direction: np.ndarray) -> RowChanges | None:
+            if rows.residual is None:
+                return None
+            found = rows.residual.slopes(direction)
+            moved = replace(rows, X=found.X, terms=found.terms, offset=None)
+
+            def errors(block: slice) -> RowErrors:
+                part = moved.at(block)
+                return fit._errors.rows(part.X, part.terms)
+
+            variance = found.variance if own_residual else 0.0
+            return RowChanges(errors if rows.residual.any_known else None, variance)
+
+        return prediction_df(fit._errors, fit.estimates, blocks, new_effects, variance, changes)
     df, good = np.full(len(variance), np.nan), np.isfinite(rows.X).all(axis=1)
     df[good] = inference.reference.df(rows.X[good][:, inference.kept])
     return df
 
 
-def _slope_variance(slopes: PredictionSlopes, rows: PredictionRows) -> np.ndarray:
+def _slope_variance(fit: Fit, rows: RowsToPredict) -> np.ndarray:
     """What estimated variance parameters add to the variances of predictions, (n,)."""
     # Once for what predictions vary with the parameters, and once more because the variance at the estimated
     # parameters falls short of that at the true ones by as much (Prasad & Rao 1990).
-    linear = replace(rows, offset=None)
+    linear, slopes = replace(rows, offset=None), fit._slopes
     total = np.zeros(len(rows.X))
+    observed = _uses_residuals(rows)
+    errors = fit.frame.y - fit._fitted if observed else np.zeros(0)
     for number, beta in enumerate(slopes.beta):
-        total += linear.values(beta, [modes[number] for modes in slopes.modes]) ** 2
+        moved = linear.values(beta, [modes[number] for modes in slopes.modes])
+        if observed:
+            assert rows.residual is not None
+            moved = moved + rows.residual.slopes(slopes.directions[number]).coefficients @ errors
+        total += moved**2
     return 2 * total
 
 
@@ -283,34 +319,3 @@ def _level_variance(group: GroupDesign) -> float:
             " known: predict for levels of the matrix (random=True), or use interval='confidence'"
         )
     return float(own.mean())
-
-
-def _new_weights(frame: ModelFrame, newdata: Any, weights: Any, num_rows: int) -> np.ndarray | float:
-    """Precision weights of new responses; NaN where missing."""
-    if newdata is None:
-        return 1.0 if frame.weights is None else frame.weights
-    if weights is None:
-        if frame.weights is None:
-            return 1.0
-        raise DataError(
-            "the model has precision weights, so the variance of a new response is sigma^2 / w: give"
-            " weights=, the name of a column of the new data, an array or a number (weights=1 for a row of"
-            " weight 1)"
-        )
-    if isinstance(weights, int | float | np.number) and not isinstance(weights, bool):
-        weights = np.full(num_rows, float(weights))
-    if isinstance(weights, str):
-        column = read_columns(newdata, [weights]).columns[weights]
-    else:
-        column = column_from_values("weights", weights)
-    if len(column.values) != num_rows:
-        raise DataError(f"weights has {len(column.values)} values for {num_rows} rows of new data")
-    kept = None if column.missing is None else ~column.missing
-    values = np.full(num_rows, np.nan)
-    values[slice(None) if kept is None else kept] = numbers(column, kept, "weights")
-    if (values <= 0).any():
-        raise DataError(
-            f"the weights of the new data contain {values[values <= 0][0]:g}; weights must be positive,"
-            " because Var(e_i) = sigma^2 / w_i"
-        )
-    return values

@@ -15,6 +15,8 @@ a single variance of a term          its root, as :math:`T_{11}`
 exchangeable effects                 root eigenvalues of G :math:`\propto r (\cos \phi, \sin \phi)`; r or
                                      :math:`\phi` is held
 kernel parameter                     its free coordinate
+residual parameter                   its free coordinate; of a standard deviation, the sum of those that its
+                                     logarithm consists of
 ===================================  =======================================================================
 
 A standard deviation of zero and a correlation of +-1 are ordinary points of these maps. Squares keep the sign
@@ -31,6 +33,7 @@ import numpy as np
 from jaxmixed.covariance import Covariance, Exchangeable, Identity, Independent, Unstructured
 from jaxmixed.errors import DesignError
 from jaxmixed.kernels import KernelCovariance
+from jaxmixed.toeplitz import ToeplitzCovariance
 
 _STEP = 1e-4  # of differences for curvatures that steer the search and decide nothing
 
@@ -128,6 +131,31 @@ class Holding(_Plain):
 
     def lift(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         return float(z[self.slot]), z.copy()
+
+
+@dataclass(frozen=True, slots=True)
+class Combination(_Plain):
+    """The coordinate is a sum of components, as the logarithm of a residual standard deviation is.
+
+    Attributes
+    ----------
+    slot : int
+        The one that follows from the others.
+    others : tuple of int
+    """
+
+    slot: int
+    others: tuple[int, ...]
+
+    def place(self, c: float, y: np.ndarray) -> Placed:
+        placed, others = _whole(y), list(self.others)
+        placed.z[self.slot] = c - y[others].sum()
+        placed.slope[self.slot, self.slot], placed.slope[self.slot, others] = 0.0, -1.0
+        placed.along[self.slot], placed.idle[self.slot] = 1.0, True
+        return placed
+
+    def lift(self, z: np.ndarray) -> tuple[float, np.ndarray]:
+        return float(z[self.slot] + z[list(self.others)].sum()), z.copy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,13 +491,25 @@ def held_natural(covariance: Covariance, start: int, number: int) -> Held:
     Returns
     -------
     Held
+
+    Raises
+    ------
+    DesignError
+        For a parameter that depends on several free ones.
     """
     theta = covariance.initial()
     natural = covariance.natural(theta)
-    position = natural.position[number]
+    (positions,) = np.nonzero(natural.jacobian[number])
+    if isinstance(covariance, ToeplitzCovariance) and number > 0:
+        raise DesignError(
+            f"profile likelihoods of the correlations of the structure {covariance.name!r} beyond the first "
+            f"({', '.join(covariance.natural_names[1:])}) are not available; name other parameters with "
+            "which=, or use method='boot'"
+        )
+    position = int(positions[0])
 
     def value(c: float) -> float:
-        free = theta[list(natural.position)].copy()
+        free = natural.scaled.copy()
         free[number] = c
         return float(natural.inverse(free)[number])
 

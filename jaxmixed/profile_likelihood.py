@@ -138,11 +138,13 @@ def _at_point(
     def whole(x: Array) -> tuple[Array, tuple[Array, Array]]:
         parts = zip(frames, stats.terms, stats.split(x), strict=True)
         factors = stats.assemble([frame @ term.covariance.factor(part) for frame, term, part in parts])
-        logdet, schur, *_ = eliminate(factors, stats)
+        plain = stats.at(x)
+        logdet, schur, *_ = eliminate(factors, plain)
+        of_residuals = stats.sum_log_weights - plain.sum_log_weights
         value, rss = outer(schur)
-        return logdet + value, (rss, schur)
+        return logdet + of_residuals + value, (rss, schur)
 
-    if stats.root is None:
+    if stats.root is None or stats.residual is not None:
         at = optim.evaluate(whole, x)
     else:
         at = curvature.evaluate(x, stats, outer=outer, frames=frames)
@@ -227,8 +229,7 @@ class Criterion:
     @property
     def estimate(self) -> np.ndarray:
         """(theta, log sigma) of the fit, theta of the standardised columns, sigma in units of the scale."""
-        standard = [term.standard for term in self.estimates.terms]
-        return np.concatenate([np.zeros(0), *standard, [np.log(self.estimates.sigma / self.scale)]])
+        return np.append(self.estimates.standard, np.log(self.estimates.sigma / self.scale))
 
     @property
     def plain_frames(self) -> tuple[np.ndarray, ...]:

@@ -28,6 +28,9 @@ from jaxmixed.profile_constraints import Everything, Held, Holding, held_element
 from jaxmixed.profile_likelihood import Criterion, Lane
 from jaxmixed.profile_paths import Point, Track, begin, follow, limits
 from jaxmixed.profile_plots import Curve, draw_density, draw_zeta
+from jaxmixed.residual_inference import residual_inference
+from jaxmixed.residual_profiles import held_residuals, profiled_names, residual_values
+from jaxmixed.weighted_samples import refuse_sampling_weights
 
 PlotKind = Literal["zeta", "density"]
 
@@ -49,7 +52,7 @@ class Target:
     ----------
     name : str
     kind : str
-        "fixed", "sd", "corr" or "kernel".
+        "fixed", "sd", "corr", "kernel" or "residual".
     group : str
         Its grouping; "" of a coefficient.
     estimate : float
@@ -221,7 +224,8 @@ def profile(fit: Fitted, which: Any = None, level: float = 0.999) -> Profile:
     """Profile the likelihood of a fit; arguments as for `MixedResults.profile`."""
     cutoff = normal_quantile(level)
     criterion, targets = _begin(fit, which)
-    follow(criterion, _tracks(targets), cutoff, cutoff / STEPS)
+    if _tracks(targets):
+        follow(criterion, _tracks(targets), cutoff, cutoff / STEPS)
     _warn(fit, criterion, targets)
     return Profile(fit, criterion, targets, cutoff)
 
@@ -245,9 +249,13 @@ def profile_limits(fit: Fitted, level: float = 0.95, which: Any = None) -> pd.Da
 def _begin(fit: Fitted, which: Any) -> tuple[Criterion, list[Target]]:
     """The parameters asked for, each with the minimum of its profile."""
     names = _chosen(fit, which)
+    why = "differences of a pseudo-likelihood are not distributed as chi-squared"
+    advice = "the limits in coef_table() and varcorr are robust ones"
+    refuse_sampling_weights(fit.estimates, "a profile", why, advice)
     criterion = Criterion(fit.state, fit.estimates)
-    targets = [target for target in targets_of(fit, criterion) if target.name in names]
-    begin(criterion, _tracks(targets))
+    targets = [target for target in targets_of(fit, criterion, names) if target.name in names]
+    if _tracks(targets):
+        begin(criterion, _tracks(targets))
     return criterion, targets
 
 
@@ -256,8 +264,8 @@ def _tracks(targets: Iterable[Target]) -> list[Track]:
 
 
 def _limits(fit: Fitted, criterion: Criterion, targets: list[Target], level: float) -> pd.DataFrame:
-    found = limits(criterion, _tracks(targets), normal_quantile(level))
-    rows = iter(found)
+    tracks = _tracks(targets)
+    rows = iter(limits(criterion, tracks, normal_quantile(level)) if tracks else [])
     values = []
     for target in targets:
         if target.track is not None:
@@ -281,7 +289,7 @@ def _limits(fit: Fitted, criterion: Criterion, targets: list[Target], level: flo
 def shown_names(fit: Fitted) -> list[str]:
     """Names of the parameters that can be profiled, in the order of the tables."""
     known = parameters_of(fit)
-    return [known.names[place] for place in known.places(*_KINDS)]
+    return [*(known.names[place] for place in known.places(*_KINDS)), *profiled_names(fit.estimates)]
 
 
 def _chosen(fit: Fitted, which: Any) -> set[str]:
@@ -299,6 +307,12 @@ def _chosen(fit: Fitted, which: Any) -> set[str]:
         elif name == "sigma":
             chosen.add("sd(Residual)")
         else:
+            if str(name) in parameters_of(fit, residual=True).names:
+                raise DataError(
+                    f"profiles of {name!r} are not available: such parameters of this residual structure are"
+                    " functions of several free ones; residual_table() has intervals for all; profiles are of"
+                    f" {', '.join(map(repr, known))}"
+                )
             close = difflib.get_close_matches(str(name), known, n=2, cutoff=0.5)
             hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
             listed = ", ".join(map(repr, known))
@@ -308,13 +322,15 @@ def _chosen(fit: Fitted, which: Any) -> set[str]:
     return chosen
 
 
-def targets_of(fit: Fitted, criterion: Criterion) -> list[Target]:
+def targets_of(fit: Fitted, criterion: Criterion, wanted: set[str] | None = None) -> list[Target]:
     """Every parameter that can be profiled, with a track that has no point yet.
 
     Parameters
     ----------
     fit : Fitted
     criterion : Criterion
+    wanted : set of str, optional
+        Names of those that matter: a kernel's parameter that is not among them may be left out.
 
     Returns
     -------
@@ -325,7 +341,8 @@ def targets_of(fit: Fitted, criterion: Criterion) -> list[Target]:
     return [
         *_coefficients(fit, criterion, names),
         *_elements(fit, criterion, names),
-        *_naturals(fit, criterion, names),
+        *_naturals(fit, criterion, names, wanted),
+        *_residuals(fit, criterion, names),
     ]
 
 
@@ -375,16 +392,33 @@ def _elements(fit: Fitted, criterion: Criterion, names: Any) -> list[Target]:
     return found
 
 
-def _naturals(fit: Fitted, criterion: Criterion, names: Any) -> list[Target]:
+def _naturals(fit: Fitted, criterion: Criterion, names: Any, wanted: set[str] | None) -> list[Target]:
     """Parameters of kernels."""
     found = []
     own = natural_parameters(VarianceParameters.of(fit.estimates))
     for t, (term, start, natural) in enumerate(zip(fit.estimates.terms, _starts(fit), own, strict=True)):
         for number_, value in enumerate(natural.estimate[0].tolist()):
-            held = held_natural(term.covariance, start, number_)
-            error = natural.std_error[0, number_]
-            found.append(_variance_target(criterion, next(names), "kernel", value, error, held, t))
+            name, error = next(names), natural.std_error[0, number_]
+            if wanted is None or name in wanted:
+                held = held_natural(term.covariance, start, number_)
+                found.append(_variance_target(criterion, name, "kernel", value, error, held, t))
     return found
+
+
+def _residuals(fit: Fitted, criterion: Criterion, names: Any) -> list[Target]:
+    """Parameters of correlated residuals."""
+    held = held_residuals(fit.estimates, criterion.scale)
+    if not held:
+        return []
+    known = residual_inference(fit.estimates)
+    errors = dict(zip(known.names, np.sqrt(np.diagonal(known.covariance)).tolist(), strict=True))
+    values = dict(zip(known.names, known.values.tolist(), strict=True))
+    return [
+        Target(name, "residual", "Residual", values[name], None)
+        if np.isnan(errors[name])  # at the end of its range, or not determined
+        else _variance_target(criterion, name, "residual", values[name], errors[name], own, -1)
+        for name, own in zip(names, held, strict=True)
+    ]
 
 
 def _starts(fit: Fitted) -> list[int]:
@@ -445,7 +479,8 @@ def _parameters_at(fit: Fitted, criterion: Criterion, track: Track, points: list
             corr = np.clip(G[:, i, j] / np.sqrt(G[:, i, i] * G[:, j, j]), -1.0, 1.0)
         elements.append(np.where(i == j, sigma * np.sqrt(G[:, i, i]), corr))
         naturals.append(term.covariance.natural(theta).value)
-    return np.concatenate([fixed, *elements, sigma, *naturals], axis=1)
+    residual = residual_values(fit.estimates, z, criterion.scale)
+    return np.concatenate([fixed, *elements, sigma, *naturals, residual], axis=1)
 
 
 def _followed(track: Track, cutoff: float) -> list[Point]:

@@ -82,7 +82,7 @@ def recursion(x: Float[Array, " k"], stats: SufficientStatistics) -> Recursion[A
     -------
     Recursion
     """
-    factors = standard_factors(x, stats)
+    factors, stats = standard_factors(x, stats), stats.at(x)
     solved = solve_levels(factors, stats)
     p = solved.schur.shape[0] - 1
     own, on, linked, logdet = [], [], [], []

@@ -167,7 +167,7 @@ class _Batch:
             if lane_count(len(compact), compact[0]) > 1:
                 own = jax.tree.map(lambda *values: np.stack(values, axis=-1), *compact)
                 return LaneRunner(own, None, compact[0], method, limit)
-        return OneByOne(compact.__getitem__, len(compact), self.models.terms, method, limit)
+        return OneByOne(compact.__getitem__, len(compact), compact[0].structures, method, limit)
 
     def _starts(self, theta: np.ndarray) -> np.ndarray:
         """Parameters of the data's columns in the standardised coordinates of each data set, (m, k)."""

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxmixed import optim
+from jaxmixed.covariance import Parameterised
 from jaxmixed.crossproducts import Reduction
 from jaxmixed.diagnosis import TermLabel, dependent_columns
 from jaxmixed.fitting import ungrouped, units_of
@@ -32,7 +33,7 @@ from jaxmixed.responses import ResponsePass, Responses, attach, pad_responses
 from jaxmixed.schedule import check_interrupt
 from jaxmixed.search import Optimum, SingleRunner, search
 from jaxmixed.starts import moment_starts
-from jaxmixed.statistics import SufficientStatistics, Term, pad
+from jaxmixed.statistics import SufficientStatistics, pad
 
 _CODES = np.array([OK, MISSING, CONSTANT, PERFECT, MAGNITUDE], dtype=np.uint8)
 """Reasons by the codes of `responses`: OK, NOT_FINITE, CONSTANT, PERFECT, MAGNITUDE."""
@@ -46,7 +47,8 @@ class OneByOne:
     statistics_of : callable
         Statistics of a model, by its number; on the host.
     models : int
-    terms : tuple of Term
+    structures : tuple of Parameterised
+        Owners of successive parameters.
     method : {"reml", "ml"}
     max_evaluations : int
 
@@ -60,11 +62,11 @@ class OneByOne:
         self,
         statistics_of: Callable[[int], SufficientStatistics],
         models: int,
-        terms: tuple[Term, ...],
+        structures: tuple[Parameterised, ...],
         method: Method,
         max_evaluations: int,
     ) -> None:
-        self.statistics_of, self.terms = statistics_of, terms
+        self.statistics_of, self.structures = statistics_of, structures
         self.method, self.limit = method, max_evaluations
         self.evaluations = np.zeros(models, dtype=np.int64)
 
@@ -185,4 +187,4 @@ class Refitter:
                 whole = attach(self.padded, jax.tree.map(lambda values: values[..., model], own))
                 return jax.tree.map(np.asarray, whole)
 
-        return OneByOne(statistics_of, m, self.padded.terms, self.method, limit)
+        return OneByOne(statistics_of, m, self.padded.structures, self.method, limit)

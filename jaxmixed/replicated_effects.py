@@ -5,8 +5,9 @@ factors of every group, and of the dense root) is computed once for many respons
 show of residuals and of predicted random effects is compared with what the data show.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,13 +15,14 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from jaxmixed.crossproducts import Reduction
+from jaxmixed.crossproducts import Reduction, reduce_rows
 from jaxmixed.effects import by_term, level_modes, solve_levels
 from jaxmixed.estimates import Estimates
 from jaxmixed.fitting import fixed_effects, spread_columns, units_of
 from jaxmixed.likelihood import level_factors
 from jaxmixed.precision import double_precision, to_host
 from jaxmixed.programs import Program
+from jaxmixed.residual_whitening import whitened
 from jaxmixed.responses import ResponsePass, Responses, attach, pad_responses
 from jaxmixed.statistics import SufficientStatistics, pad
 
@@ -84,6 +86,12 @@ class EffectsPass:
     """
 
     def __init__(self, state: Reduction, estimates: Estimates) -> None:
+        self._whiten = None
+        if estimates.residual is not None:
+            assert state.design.residual is not None
+            own = (state.design.residual, estimates.residual.free, state.design.weights)
+            self._whiten = partial(whitened, *own)
+            state, estimates = _whitened_rows(state, self._whiten), replace(estimates, residual=None)
         self.state, self.estimates = state, estimates
         self.rows = ResponsePass(replace(state, compact=state.stats), method="reml")
         self.design = pad(state.stats)
@@ -103,13 +111,15 @@ class EffectsPass:
         """
         for start in range(0, Y.shape[1], LANES):
             block = Y[:, start : start + LANES]
+            if self._whiten is not None:
+                block = self._whiten(block)
             own, _ = self.rows.reduce(block)
             yield self._solved(own, block.shape[1])
 
     def _solved(self, own: Responses, count: int) -> ReplicatedEffects:
         filled = jax.tree.map(lambda values: _repeated(values, LANES - count), pad_responses(own))
         with double_precision():
-            found = to_host(_OF_RESPONSES(self.estimates.theta, self.design, filled))
+            found = to_host(_OF_RESPONSES(self.estimates.all_theta, self.design, filled))
         schur, *standard = (np.asarray(values)[:count] for values in found)
         scale = np.asarray(own.scale)
         units = units_of(self.state.stats)._replace(origin=np.asarray(own.origin).T, scale=scale)
@@ -122,6 +132,16 @@ class EffectsPass:
         by_response = [by_term(modes, self.state, 1) for modes in zip(*natural, strict=True)]
         modes = tuple(np.stack(term) for term in zip(*by_response, strict=True))
         return ReplicatedEffects(spread_columns(beta, keep, size), sigma, modes)
+
+
+def _whitened_rows(state: Reduction, whiten: Callable[[np.ndarray], np.ndarray]) -> Reduction:
+    """The model of independent residuals that correlated ones leave once the rows are whitened."""
+    design, rows = state.design, len(state.design.X)
+    factors = [replace(own, Z=whiten(own.Z)) for own in (*design.groupings, *design.root)]
+    depth = len(design.groupings)
+    y = np.random.default_rng(0).standard_normal(rows)  # any response: others take its place
+    terms = state.stats.terms
+    return reduce_rows(y, whiten(design.X), factors[:depth], terms, None, factors[depth:])
 
 
 def _repeated(values: np.ndarray, times: int) -> np.ndarray:

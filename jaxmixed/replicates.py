@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from jaxmixed.draws import EffectsSource, ResponseSource, check_seed, effects_source, simulate_responses
+from jaxmixed.draws import (
+    EffectsSource,
+    ResidualSource,
+    ResponseSource,
+    check_seed,
+    effects_source,
+    simulate_responses,
+)
 from jaxmixed.encoding import memory_limit
 from jaxmixed.errors import DataError
 from jaxmixed.predict import linear_predictor
+from jaxmixed.residual_whitening import relative_covariances
+from jaxmixed.weighted_samples import refuse_weighted_sample
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
@@ -26,6 +35,14 @@ def term_source(group: GroupDesign, cov: np.ndarray) -> EffectsSource:
     size, known = group.num_recorded, group.relationship
     relationship = None if known is None else known.matrix[:size, :size]
     return effects_source(group.Z, group.codes, size, cov, relationship)
+
+
+def residual_sources(frame: ModelFrame, estimates: Estimates) -> tuple[ResidualSource, ...]:
+    """Sources of correlated residuals; none where they are independent and alike."""
+    if estimates.residual is None:
+        return ()
+    found = relative_covariances(frame.residual.design, estimates.residual.free)
+    return tuple(ResidualSource(pattern.rows, np.linalg.cholesky(R)) for pattern, R in found)
 
 
 def response_source(frame: ModelFrame, estimates: Estimates) -> ResponseSource:
@@ -45,7 +62,8 @@ def response_source(frame: ModelFrame, estimates: Estimates) -> ResponseSource:
         group = frame.groups[term.frame_index]
         terms.append(term_source(group, term.cov))
     mean = linear_predictor(frame.X, estimates.beta, frame.offset)
-    return ResponseSource(mean, tuple(terms), float(estimates.sigma), frame.weights)
+    residuals = residual_sources(frame, estimates)
+    return ResponseSource(mean, tuple(terms), float(estimates.sigma), frame.weights, residuals)
 
 
 def simulate_fit(
@@ -62,9 +80,11 @@ def simulate_fit(
             f"random is {random!r}; simulate() draws 'new' random effects, or keeps the predicted ones of the"
             " 'fitted' groups"
         )
+    refuse_weighted_sample(estimates, "simulate()", "each of its rows stands for several, and is drawn once")
     check_number(n, len(frame.index))
     if random == "fitted":
-        source = ResponseSource(fitted(), (), float(estimates.sigma), frame.weights)
+        residuals = residual_sources(frame, estimates)
+        source = ResponseSource(fitted(), (), float(estimates.sigma), frame.weights, residuals)
     else:
         source = response_source(frame, estimates)
     return replicate_table(source, frame.index, n, seed)

@@ -64,7 +64,8 @@ class Replication:
             ``attrs["seed"]`` of the result tells.
         random : str
             ``"new"``: new random effects, for other groups of the same kind. ``"fitted"``: the predicted
-            random effects, for new observations of these groups.
+            random effects, for new observations of these groups. Residuals are new in both, with the
+            correlations of the model.
 
         Examples
         --------
@@ -118,7 +119,8 @@ class Replication:
         Y : array or data frame
             A column per response, a row for each row used (or for each row of the data), on the scale of the
             formula's left side; also a memory map, or the path of a ``.npy`` or Parquet file. A response with
-            missing values (NaN) is fitted to the rows that it has.
+            missing values (NaN) is fitted to the rows that it has. With a residual structure the responses
+            are fitted one after the other.
         devices : int or sequence of jax.Device, optional
             How many workers, or which devices; by default all.
         mesh : jax.sharding.Mesh, optional
@@ -167,7 +169,9 @@ class Replication:
             ``"parametric"``: new random effects and residuals at the estimates, the responses of
             ``simulate(n, seed)``. ``"residual"``: predicted random effects and residuals, reflated to the
             estimated variances and drawn with replacement. ``"cluster"``: whole groups of the coarsest
-            grouping drawn with replacement. ``"case"``: rows drawn with replacement, each with its groups.
+            grouping (of a model without random effects, of correlated residuals) drawn with replacement.
+            ``"case"``: rows drawn with replacement, each with its groups. Where residuals are correlated, or
+            differ in variance, replicates are parametric or clusters.
         seed : int, optional
             Non-negative. Replicate i of a seed is the same whatever ``n`` and the devices. None takes a fresh
             seed, which the result tells.
@@ -188,7 +192,8 @@ class Replication:
         DataError
             For arguments of the wrong kind.
         DesignError
-            For a cluster bootstrap without groups or with crossed groupings.
+            For a cluster bootstrap without groups or with crossed groupings, and for residuals or rows that
+            are drawn though a residual structure makes them unlike.
 
         Warns
         -----

@@ -26,6 +26,7 @@ from jaxmixed.fitted import Fitted
 from jaxmixed.formatting import Table, number
 from jaxmixed.plot_effects import figure_size
 from jaxmixed.report_words import model_in_words
+from jaxmixed.weighted_samples import is_pseudo_likelihood
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +169,7 @@ def render(
 
 
 def _good_news(fit: _Fit) -> str:
-    if not fit.estimates.terms:
+    if not len(fit.estimates.free):
         return "The estimates are in closed form; no fixed effect was dropped."
     return "The fit converged: every check of the optimum passed, and no estimate is on a boundary."
 
@@ -216,6 +217,8 @@ def pictures(fit: _Fit, level: float) -> list[Picture]:
             for place, name in enumerate(table.columns)
             if place or group != smallest  # the panel has that one
         ]
+        if is_pseudo_likelihood(fit.estimates):
+            others = []  # predictions have no errors
         drawn += [_caterpillar(fit, *which, effects, level) for which in others[:_MOST_CATERPILLARS]]
     return drawn
 
@@ -286,4 +289,5 @@ def call_of(fit: Fitted) -> str:
             f"covariance={{{', '.join(f'{printable(group)!r}: {name!r}' for group, name in given)}}}"
         )
     parts += ["weights=..."] if frame.weights is not None else []
+    parts += [] if frame.sampling is None else frame.sampling.request.arguments
     return f"jaxmixed.mixed({', '.join(parts)})"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jaxmixed.errors import printable
 from jaxmixed.formatting import count, counted
 from jaxmixed.inference import MOST_NAMED
+from jaxmixed.weighted_samples import is_pseudo_likelihood, weights_notes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,8 @@ _STRUCTURES = {
     "independent": "independently of each other",
     "identity": "independently of each other and with one variance",
     "exchangeable": "with one variance and one covariance",
+    "ar1": "with one variance and an autocorrelation of the first order, AR(1)",
+    "toeplitz": "with one variance and one correlation for each lag",
 }
 _TESTS = {
     "none": "normal (z) tests",
@@ -60,11 +63,30 @@ def _varying(term: TermEstimate, levels: int) -> str:
 
 def _estimation(fit: Fitted) -> str:
     estimates, checks = fit.estimates, fit.estimates.diagnostics
-    what = _METHODS[estimates.method]
+    pseudo = is_pseudo_likelihood(estimates)
+    what = "the pseudo-likelihood" if pseudo else _METHODS[estimates.method]
     if not checks.converged:
         return f"The estimates were to maximise {what}, but a check of the optimum failed."
     how = f", found in {counted(checks.iterations, 'iteration')} with exact derivatives"
-    return f"The estimates maximise {what}{how if estimates.terms else ''}."
+    return f"The estimates maximise {what}{how if len(estimates.free) else ''}."
+
+
+def _residuals(fit: Fitted) -> list[str]:
+    """How residuals are correlated, and how their standard deviations differ."""
+    own = fit.estimates.residual
+    if own is None:
+        return [] if fit.estimates.terms else ["Rows are independent: this is a linear model."]
+    labels = own.labels
+    where = f" of a {labels.group}" if labels.group is not None else ""
+    sentences = [f"The residuals{where} have the covariance structure {labels.text}."]
+    if labels.variance_by is not None:
+        sentences.append(f"Their standard deviations differ between the levels of {labels.variance_by}.")
+    if labels.covariate is not None:
+        form = "a power" if own.covariance.function == "power" else "an exponential function"
+        sentences.append(f"Their standard deviations are proportional to {form} of {labels.covariate}.")
+    if labels.by is not None:
+        sentences.append(f"Every {labels.by} has residual parameters of its own.")
+    return sentences
 
 
 def model_in_words(fit: Fitted, ddf: str) -> list[str]:
@@ -100,13 +122,13 @@ def model_in_words(fit: Fitted, ddf: str) -> list[str]:
         known = "; the levels have a known relationship" if group.relationship is not None else ""
         text = _varying(term, len(group.levels)) + known
         sentences.append(f"{text[0].upper()}{text[1:]}.")
-    if not estimates.terms:
-        sentences.append("Rows are independent: this is a linear model.")
+    sentences += _residuals(fit)
     weights = (
         " Rows are weighted: the residual variance of a row is divided by its weight."
         if estimates.weighted
         else ""
     )
+    sentences += [f"{note[0].upper()}{note[1:]}" for note in weights_notes(estimates, len(frame.y))]
     sentences.append(_estimation(fit))
     sentences.append(f"Tests of coefficients are {_TESTS.get(ddf, ddf)}.{weights}")
     dropped = ", ".join(f"{name} {count(number)}" for name, number in frame.dropped_by.items() if number)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxmixed import effects, many_estimates, schedule
+from jaxmixed.correlated_refits import CorrelatedRefits
 from jaxmixed.covariance import semidefinite_cholesky
 from jaxmixed.crossproducts import Design, Reduction, reduce_rows, same_memory
 from jaxmixed.diagnosis import TermLabel
@@ -27,6 +28,8 @@ from jaxmixed.predict import fitted_values, linear_predictor
 from jaxmixed.reductions import fit_reductions
 from jaxmixed.refits import Refitter
 from jaxmixed.replicates import response_source
+from jaxmixed.residual_refusals import refuse_residual_structure
+from jaxmixed.weighted_samples import refuse_weighted_sample
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
@@ -58,7 +61,16 @@ def labels_of(estimates: Estimates) -> tuple[TermLabel, ...]:
     )
 
 
-def refitter_of(fit: Fitted) -> Refitter:
+def correlated_refits(fit: Fitted) -> CorrelatedRefits | None:
+    """Further fits of a model with correlated residuals; None where these are independent and alike."""
+    residual = fit.estimates.residual
+    if residual is None:
+        return None
+    method: Method = "reml" if fit.estimates.method == "reml" else "ml"
+    return CorrelatedRefits(fit.state, labels_of(fit.estimates), fit.frame.x_names, residual, method=method)
+
+
+def refitter_of(fit: Fitted) -> Refitter | CorrelatedRefits:
     """Fits of further responses to the design of a fit.
 
     Examples
@@ -69,6 +81,9 @@ def refitter_of(fit: Fitted) -> Refitter:
     >>> bool(abs(again.llf[0] - fit.llf) < 1e-8)
     True
     """
+    correlated = correlated_refits(fit)
+    if correlated is not None:
+        return correlated
     method: Method = "reml" if fit.estimates.method == "reml" else "ml"
     return Refitter(fit.state, labels_of(fit.estimates), fit.frame.x_names, method=method)
 
@@ -78,6 +93,8 @@ def refitter_of(fit: Fitted) -> Refitter:
 
 def parametric(fit: Fitted, seed: int) -> Responses:
     """Responses with new random effects and residuals at the estimates; those of `MixedResults.simulate`."""
+    why = "each row would be drawn as one, with independent effects of its groups"
+    refuse_weighted_sample(fit.estimates, "a simulation of responses", why)
     mean = linear_predictor(fit.frame.X, fit.estimates.beta, None)
     source = replace(response_source(fit.frame, fit.estimates), mean=mean)
     return lambda first, last: simulate_responses(source, seed, first, last - first)
@@ -154,6 +171,9 @@ def _pools(fit: Fitted) -> list[_Pool]:
     return pools
 
 
+OTHER_BOOTSTRAPS = "use kind='parametric', or kind='cluster' for whole groups"
+
+
 def residual(fit: Fitted, seed: int) -> Responses:
     """Responses from predicted effects and residuals, reflated and drawn with replacement.
 
@@ -163,6 +183,8 @@ def residual(fit: Fitted, seed: int) -> Responses:
         If there are no residuals to draw from.
     """
     frame, estimates = fit.frame, fit.estimates
+    why = "residuals are drawn as if they were alike and independent"
+    refuse_residual_structure(estimates, why, OTHER_BOOTSTRAPS)
     refuse_related((*fit.state.design.groupings, *fit.state.design.root))
     mean = linear_predictor(frame.X, estimates.beta, None)
     modes = effects.random_effects(fit.state, estimates) if estimates.terms else ()
@@ -206,7 +228,8 @@ class Rows:
     ----------
     rows : (n,) int array
     codes : tuple of (n,) int arrays
-        For each factor (chain, then root) the group of each row, ``0 .. m-1``, all present.
+        For each factor (groups of correlated residuals, chain, root) the group of each row, ``0 .. m-1``, all
+        present.
     """
 
     rows: np.ndarray
@@ -245,8 +268,16 @@ def picked(design: Design, rows: np.ndarray) -> Rows:
     >>> picked(Design(np.ones((4, 1)), (g,), (), None), np.array([3, 0, 3])).codes
     (array([1, 0, 1]),)
     """
-    factors = (*design.groupings, *design.root)
+    factors = (*_residual_groups(design), *design.groupings, *design.root)
     return Rows(rows, tuple(_numbered(factor.codes[rows]) for factor in factors))
+
+
+def _residual_groups(design: Design) -> tuple[Grouping, ...]:
+    """The groups of correlated residuals as a grouping without effects, if there are any."""
+    own = design.residual
+    if own is None:
+        return ()
+    return (Grouping(np.zeros((len(own.codes), 0)), own.codes, own.size, "correlated residuals"),)
 
 
 class Clusters:
@@ -272,15 +303,16 @@ class Clusters:
                 f"the groupings {crossed} are crossed, so no group can be drawn without parts of others; use"
                 " kind='parametric' or 'residual' (for BCa intervals: another method)"
             )
-        if not design.groupings:
+        chain = (*_residual_groups(design), *design.groupings)
+        if not chain or (not design.groupings and chain[-1].size == len(design.X)):
             raise DesignError("a model without random effects has no groups to draw; use kind='case'")
-        self.label, self.size = design.groupings[-1].label, design.groupings[-1].size
-        coarse = design.groupings[-1].codes
+        self.label, self.size = chain[-1].label, chain[-1].size
+        coarse = chain[-1].codes
         self.order = np.argsort(coarse, kind="stable")
         self.sizes = np.bincount(coarse, minlength=self.size)
         self.starts = np.cumsum(self.sizes) - self.sizes
         self.local, self.counts = [], []
-        for factor in design.groupings[:-1]:
+        for factor in chain[:-1]:
             owner = np.empty(factor.size, dtype=np.int64)
             owner[factor.codes] = coarse
             counts = np.bincount(owner, minlength=self.size)
@@ -318,6 +350,8 @@ def cluster(fit: Fitted, seed: int) -> Designs:
 def case(fit: Fitted, seed: int) -> Designs:
     """Rows drawn with replacement, each with its groups."""
     design, draws = fit.state.design, Draws(seed, ROWS_STREAM)
+    why = "rows are drawn as if no two could be alike in group and time"
+    refuse_residual_structure(fit.estimates, why, OTHER_BOOTSTRAPS)
     refuse_related((*design.groupings, *design.root))
 
     def designs(first: int, last: int) -> list[Rows]:
@@ -336,7 +370,7 @@ def leave_one_out(fit: Fitted) -> tuple[int, Designs]:
         If groupings are crossed.
     """
     design = fit.state.design
-    if not design.groupings and not design.root:
+    if not (design.groupings or design.root or design.residual):
         everyone = np.arange(len(design.X))
         return len(everyone), lambda first, last: [
             picked(design, np.delete(everyone, row)) for row in range(first, last)
@@ -360,15 +394,21 @@ def reduced(fit: Fitted, y: np.ndarray, own: Rows) -> Reduction | None:
         Z = X if same_memory(factor.Z, design.X) else factor.Z[own.rows]
         return Grouping(Z, codes, int(codes.max()) + 1, factor.label)
 
+    residual, codes_of = None, list(own.codes)
+    if design.residual is not None:
+        codes = codes_of.pop(0)
+        residual = replace(
+            design.residual.take(own.rows), codes=codes, size=int(codes.max()) + 1 if len(codes) else 0
+        )
     factors = [
         regrouped(factor, codes)
-        for factor, codes in zip((*design.groupings, *design.root), own.codes, strict=True)
+        for factor, codes in zip((*design.groupings, *design.root), codes_of, strict=True)
     ]
     depth = len(design.groupings)
     weights = None if design.weights is None else design.weights[own.rows]
     terms = fit.state.stats.terms
     try:
-        return reduce_rows(y[own.rows], X, factors[:depth], terms, weights, factors[depth:])
+        return reduce_rows(y[own.rows], X, factors[:depth], terms, weights, factors[depth:], residual)
     except DesignError:
         return None
 
@@ -391,9 +431,12 @@ def by_designs(fit: Fitted, designs: Designs) -> Fits:
     y, labels = fit.frame.y_less_offset, labels_of(estimates)
     covariances = tuple(term.covariance for term in estimates.terms)
     method: Method = "reml" if estimates.method == "reml" else "ml"
+    correlated = correlated_refits(fit)
 
     def fits(first: int, last: int) -> ManyEstimates:
         reductions = [reduced(fit, y, own) for own in designs(first, last)]
+        if correlated is not None:
+            return correlated.fit_reductions(reductions)
         return fit_reductions(reductions, labels, x_names, covariances, method=method)
 
     return fits

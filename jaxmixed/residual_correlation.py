@@ -80,9 +80,10 @@ def series_of(frame: ModelFrame, group: Any, time: Any, argument: str = "time") 
     ----------
     frame : ModelFrame
     group : str, array_like or None
-        By default the grouping with the most levels; of a model without any, all rows are one series.
+        By default the groups of correlated residuals, or else the grouping with the most levels; of a model
+        without any, all rows are one series.
     time : str, array_like or None
-        By default the order of the data.
+        By default the times of correlated residuals in their groups, or else the order of the data.
     argument : str
         Name of the argument `time`, for messages.
 
@@ -96,6 +97,14 @@ def series_of(frame: ModelFrame, group: Any, time: Any, argument: str = "time") 
         If there is no such column, or no group has two rows.
     """
     label: str | None
+    residual = frame.residual
+    if group is None and residual is not None and residual.groups is not None:
+        group = residual.groups.label
+        if time is None and residual.times.column is not None:
+            design = residual.design
+            order = np.lexsort((design.times, design.codes))
+            at = design.times[order] + residual.times.origin
+            return Series(group, residual.times.column, order, design.codes[order], at)
     if group is None and not frame.groups:
         label, codes = None, np.zeros(len(frame.y), dtype=np.int64)
     else:
@@ -469,9 +478,9 @@ def autocorrelation(
         isinstance(max_lag, bool) or not isinstance(max_lag, int | np.integer) or not 1 <= max_lag <= longest
     ):
         raise DataError(f"max_lag is {max_lag!r}; the longest series has lags from 1 to {longest}")
-    count = check_simulations(simulations, len(fit.frame.y))
+    count = check_simulations(simulations, len(fit.frame.y), fit.frame.sampling is not None)
     drawn = replicated_residuals(fit, replicated(fit, count, seed)) if count else None
-    residuals = fit.residuals("standardized").to_numpy()
+    residuals = fit.residuals("normalized").to_numpy()
     table = autocorrelation_table(residuals, series, lags, int(max_lag), level, drawn)
     limits = _limits(level, count) or f"{100 * level:.12g}% limits of independent residuals"
     return ByLag(table, series, limits, lags.step)
@@ -492,8 +501,8 @@ def variogram(
         raise DataError(f"bins is {bins!r}; give a positive number of bins")
     series = series_of(fit.frame, group, x, "x")
     pairs = pairs_of(series, max_distance, check_seed(seed))
-    count = check_simulations(simulations, len(fit.frame.y))
+    count = check_simulations(simulations, len(fit.frame.y), fit.frame.sampling is not None)
     drawn = replicated_residuals(fit, replicated(fit, count, seed)) if count else None
-    residuals = fit.residuals("standardized").to_numpy()
+    residuals = fit.residuals("normalized").to_numpy()
     table = variogram_table(residuals, series, pairs, int(bins), level, drawn)
     return ByDistance(table, series, _limits(level, count), pairs)

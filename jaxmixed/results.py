@@ -22,18 +22,19 @@ from jaxmixed.later import later
 from jaxmixed.marginal import Marginal
 from jaxmixed.predicting import Predicting
 from jaxmixed.replication import Replication
+from jaxmixed.residual_tables import ResidualTables
 from jaxmixed.tables import (
     RandomTerm,
     Scale,
     Summary,
-    distinct_groups,
-    group_sizes,
+    all_group_sizes,
     information_criteria,
     random_terms,
     summarise,
     tidy_table,
 )
 from jaxmixed.testing import Testing
+from jaxmixed.weighted_samples import NO_CRITERIA, refuse_sampling_weights
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Diagnostics, Estimates
@@ -44,7 +45,7 @@ else:
     Plots = later("plots", "Plots")
 
 
-class MixedResults(Predicting, Replication, Testing, Marginal, Checking):
+class MixedResults(Predicting, Replication, Testing, Marginal, Checking, ResidualTables):
     """A fitted linear mixed model.
 
     Parameters
@@ -117,8 +118,8 @@ class MixedResults(Predicting, Replication, Testing, Marginal, Checking):
 
     @property
     def ngroups(self) -> dict[str, int]:
-        """Number of levels of each grouping."""
-        return {group.label: len(group.levels) for group in distinct_groups(self.frame, self.estimates)}
+        """Number of levels of each grouping, those of correlated residuals included."""
+        return {label: sizes[0] for label, sizes in all_group_sizes(self.frame, self.estimates).items()}
 
     @property
     def df_resid(self) -> int:
@@ -142,12 +143,14 @@ class MixedResults(Predicting, Replication, Testing, Marginal, Checking):
 
     @property
     def aic(self) -> np.float64:
-        """Akaike's criterion, deviance + 2 `num_params`."""
+        """Akaike's criterion, deviance + 2 `num_params`; not of a pseudo-likelihood."""
+        refuse_sampling_weights(self.estimates, "aic", NO_CRITERIA)
         return information_criteria(self.estimates)[0]
 
     @property
     def bic(self) -> np.float64:
-        """Schwarz's criterion, deviance + log(`nobs`) `num_params`."""
+        """Schwarz's criterion, deviance + log(`nobs`) `num_params`; not of a pseudo-likelihood."""
+        refuse_sampling_weights(self.estimates, "bic", NO_CRITERIA)
         return information_criteria(self.estimates)[1]
 
     @property
@@ -167,7 +170,7 @@ class MixedResults(Predicting, Replication, Testing, Marginal, Checking):
 
     @property
     def is_singular(self) -> bool:
-        """Whether an estimated covariance matrix of random effects is singular."""
+        """Whether a random-effects covariance is singular, or a residual parameter at an end of its range."""
         return bool(self.estimates.diagnostics.singular)
 
     @property
@@ -187,7 +190,7 @@ class MixedResults(Predicting, Replication, Testing, Marginal, Checking):
 
     @property
     def bse(self) -> pd.Series:
-        """Standard errors of the coefficients, from (X'V⁻¹X)⁻¹."""
+        """Standard errors of the coefficients, from (X'V⁻¹X)⁻¹; robust ones with sampling weights."""
         return self._series(np.sqrt(np.diagonal(self.estimates.cov_beta)), "std_error")
 
     @property
@@ -201,7 +204,10 @@ class MixedResults(Predicting, Replication, Testing, Marginal, Checking):
         return self.coef_table()["p_value"]
 
     def cov_params(self) -> pd.DataFrame:
-        """Covariance matrix of the coefficients, (X'V⁻¹X)⁻¹ at the estimated variances; NaN where dropped."""
+        """Covariance matrix of the coefficients, NaN where dropped.
+
+        (X'V⁻¹X)⁻¹ at the estimated variances; with sampling weights the robust one.
+        """
         names = pd.Index(self.frame.x_names)
         return pd.DataFrame(np.array(self.estimates.cov_beta, dtype=np.float64), index=names, columns=names)
 
@@ -302,15 +308,17 @@ class MixedResults(Predicting, Replication, Testing, Marginal, Checking):
         Returns
         -------
         pandas.DataFrame
-            Columns ``effect`` ("fixed" or "random"), ``group``, ``term``, ``estimate``, ``std_error``,
-            ``df``, ``statistic``, ``p_value``, ``conf_low``, ``conf_high``. Variance parameters are named
-            ``var(x)`` and ``cov(x, z)`` and have no test.
+            Columns ``effect`` ("fixed", "random" or "residual"), ``group``, ``term``, ``estimate``,
+            ``std_error``, ``df``, ``statistic``, ``p_value``, ``conf_low``, ``conf_high``. Variance
+            parameters are named ``var(x)`` and ``cov(x, z)``, those of a residual structure as in
+            `residual_parameters`; they have no test.
         """
         fixed = self.fixed_inference(ddf, vcov)
         return tidy_table(self.frame, self.estimates, self._inference, fixed, level)
 
     def glance(self) -> pd.DataFrame:
         """Facts of the fit in one row."""
+        aic, bic = information_criteria(self.estimates)
         facts = {
             "nobs": self.nobs,
             "n_dropped": self.n_dropped,
@@ -320,8 +328,8 @@ class MixedResults(Predicting, Replication, Testing, Marginal, Checking):
             "sigma": self.sigma,
             "llf": self.llf,
             "deviance": self.deviance,
-            "aic": self.aic,
-            "bic": self.bic,
+            "aic": aic,
+            "bic": bic,
             "converged": self.converged,
             "is_singular": self.is_singular,
         }
@@ -329,10 +337,9 @@ class MixedResults(Predicting, Replication, Testing, Marginal, Checking):
 
     def group_sizes(self) -> pd.DataFrame:
         """Levels of each grouping and rows in them: ``levels``, ``min``, ``mean``, ``max``."""
-        groups = distinct_groups(self.frame, self.estimates)
-        rows = [group_sizes(group) for group in groups]
-        index = pd.Index([group.label for group in groups], name="group")
-        return pd.DataFrame(rows, index=index, columns=["levels", "min", "mean", "max"])
+        found = all_group_sizes(self.frame, self.estimates)
+        index = pd.Index(list(found), name="group")
+        return pd.DataFrame(list(found.values()), index=index, columns=["levels", "min", "mean", "max"])
 
     @property
     def plot(self) -> Plots:

@@ -29,6 +29,9 @@ distribution under the working covariance depends on the eigenvalues of the matr
 so that sums over clusters of matrices of order p give its first two moments, and with them Satterthwaite's
 degrees of freedom :math:`(\operatorname{tr} P)^2 / \operatorname{tr} P^2` (Bell and McCaffrey) and those of
 Hotelling's approximation for several functions (Pustejovsky and Tipton 2018, section 3.2, "AHT").
+
+With sampling weights, columns and residuals are multiplied as in :mod:`jaxmixed.frequencies`: CR1 is then the
+covariance of maximum pseudo-likelihood; the other kinds have no meaning there.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ import numpy as np
 
 from jaxmixed.crossproducts import Reduction
 from jaxmixed.estimates import Estimates
+from jaxmixed.robust_residuals import CorrelatedResiduals
 
 Kind = Literal["CR0", "CR1", "CR1S", "CR2", "CR3"]
 KINDS: tuple[Kind, ...] = ("CR0", "CR1", "CR1S", "CR2", "CR3")
@@ -103,7 +107,8 @@ class WorkingModel:
     residual : (n,) array
         Response less offset and fixed effects.
     clusters : (n,) int array
-        Cluster of each row, ``0 .. m-1``, all present; every group of the random effects lies within one.
+        Cluster of each row, ``0 .. m-1``, all present; every group of the random effects, and of correlated
+        residuals, lies within one.
     """
 
     def __init__(
@@ -111,8 +116,11 @@ class WorkingModel:
     ) -> None:
         self.state, self.residual, self.clusters = state, residual, clusters
         self.weights = state.design.weights
+        frequencies = state.design.frequencies
+        self.copies = None if frequencies is None else frequencies.within(state.design.groupings)
         self.factors = (*state.design.groupings, *state.design.root)
-        self.nested = not state.design.root
+        self.correlated = _correlated(state, estimates)
+        self.nested = not state.design.root and self._whole_groups()
         self.roots = [term.covariance.factor(np.asarray(term.standard)) for term in estimates.terms]
         self.sizes = np.bincount(clusters)
         keys = [factor.codes for factor in self.factors]
@@ -141,8 +149,19 @@ class WorkingModel:
             counts.append(count)
         return local, counts
 
+    def _whole_groups(self) -> bool:
+        """Whether correlated rows lie within the groups of the finest factor."""
+        if self.correlated is None or not self.factors:
+            return True
+        codes, finest = self.correlated.codes, self.factors[0].codes
+        owner = np.empty(int(codes.max()) + 1, dtype=np.int64)
+        owner[codes] = finest
+        return bool((owner[codes] == finest).all())
+
     def _uneven(self) -> np.ndarray:
-        """Mask (m,) of the clusters whose rows have different weights."""
+        """Mask (m,) of the clusters whose rows have different weights, or are correlated."""
+        if self.correlated is not None:
+            return np.ones(len(self.sizes), dtype=bool)
         if self.weights is None:
             return np.zeros(len(self.sizes), dtype=bool)
         ordered = self.weights[self.order]
@@ -169,10 +188,14 @@ class WorkingModel:
                 yield _Batch(clusters, self.order[self.starts[clusters][:, None] + np.arange(size)])
 
     def columns(self, batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
-        """X (b, size, p) and residuals (b, size)."""
+        """X (b, size, p) and residuals (b, size), times the roots of their frequencies."""
         rows = batch.rows
         X = self.state.fixed.columns.standardise(self.state.design.X, rows.ravel())
-        return X.reshape(*rows.shape, -1), self.residual[rows]
+        X, residual = X.reshape(*rows.shape, -1), self.residual[rows]
+        if self.copies is None:
+            return X, residual
+        root = np.sqrt(self.copies[-1][rows])
+        return X * root[..., None], residual * root
 
     def _effects(self, rows: np.ndarray, level: int) -> np.ndarray:
         """Columns of a factor's effects times the root of their covariance, (rows, q)."""
@@ -181,7 +204,8 @@ class WorkingModel:
             if term.level == level:
                 Z = self.factors[level].Z[:, term.start : term.start + term.covariance.q]
                 blocks.append(columns.standardise(Z, rows) @ root)
-        return np.concatenate(blocks, axis=1)
+        found = np.concatenate(blocks, axis=1)
+        return found if self.copies is None else found * np.sqrt(self.copies[level][rows])[:, None]
 
     def solved(self, batch: _Batch) -> Solved:
         """Cross-products of X and the residuals in the inverse of V.
@@ -197,7 +221,13 @@ class WorkingModel:
         rows, (b, size, p) = batch.rows.ravel(), X.shape
         effects = [self._effects(rows, level) for level in range(len(self.factors))]
         raw = np.concatenate([*effects, X.reshape(b * size, p), residual.reshape(-1, 1)], axis=1)
-        left = raw if self.weights is None else raw * self.weights[rows, None]
+        if self.correlated is None:
+            left = raw if self.weights is None else raw * self.weights[rows, None]
+        else:
+            raw = left = self.correlated.whitened(rows, raw)
+            X = raw[:, -p - 1 : -1].reshape(b, size, p)
+            widths = np.cumsum([own.shape[1] for own in effects])
+            effects = np.split(raw[:, : raw.shape[1] - p - 1], widths[:-1], axis=1) if effects else []
         for own, factor in zip(effects, self.factors, strict=True):
             q = own.shape[1]
             codes = factor.codes[rows]
@@ -214,10 +244,14 @@ class WorkingModel:
         """Coordinates in which V is diagonal.
 
         V is a multiple of the identity outside the span of the effects unless the weights of a cluster
-        differ: then it is so only among rows of one weight.
+        differ: then it is so only among rows of one weight; nor is it where residuals are correlated.
         """
         X, residual = self.columns(batch)
         K = self._wide(batch)
+        if self.correlated is not None:
+            return _diagonal(
+                K @ np.swapaxes(K, -1, -2) + self.correlated.covariances(batch.rows), X, residual
+            )
         if self.uneven[batch.clusters[0]]:
             assert self.weights is not None
             weights = self.weights[batch.rows]
@@ -228,9 +262,7 @@ class WorkingModel:
             V = K @ np.swapaxes(K, -1, -2)
             size = V.shape[-1]
             V[:, range(size), range(size)] += 1 / weights
-            variances, axes = np.linalg.eigh(V)
-            axes = np.swapaxes(axes, -1, -2)
-            return Spectrum(variances, axes @ X, _apply(axes, residual))
+            return _diagonal(V, X, residual)
         weight = np.ones(len(K)) if self.weights is None else self.weights[batch.rows[:, 0]]
         if K.shape[1] > K.shape[2] + X.shape[2]:
             axes = np.swapaxes(np.linalg.qr(np.concatenate([K, X], axis=2))[0], -1, -2)
@@ -254,6 +286,21 @@ class WorkingModel:
             block[np.arange(b)[:, None], np.arange(size), place] = values
             blocks.append(block.reshape(b, size, -1))
         return np.concatenate(blocks, axis=2) if blocks else np.zeros((b, size, 0))
+
+
+def _correlated(state: Reduction, estimates: Estimates) -> CorrelatedResiduals | None:
+    """The residuals' covariance, where they have a structure."""
+    design = state.design
+    if design.residual is None or estimates.residual is None:
+        return None
+    return CorrelatedResiduals(design.residual, estimates.residual.free, design.weights)
+
+
+def _diagonal(V: np.ndarray, X: np.ndarray, residual: np.ndarray) -> Spectrum:
+    """Coordinates in which matrices V (b, d, d) are diagonal."""
+    variances, axes = np.linalg.eigh(V)
+    axes = np.swapaxes(axes, -1, -2)
+    return Spectrum(variances, axes @ X, _apply(axes, residual))
 
 
 def _condensed(

@@ -20,6 +20,7 @@ from jaxmixed.linear_tests import joint_hypothesis
 from jaxmixed.predict import linear_predictor
 from jaxmixed.robust import KINDS, ClusterReference, Kind, WorkingModel, cluster_sums, information
 from jaxmixed.row_values import given_column
+from jaxmixed.weighted_samples import refuse_sampling_weights, refuse_weighted_sample
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates
@@ -210,6 +211,7 @@ def robust_inference(
     method = ("satterthwaite" if known in ("CR2", "CR3") else "none") if df is None else df
     if method not in METHODS:
         raise DataError(f"df is {df!r}; choose one of {', '.join(map(repr, METHODS))}")
+    _check_weights(estimates, known)
     clusters = resolve_clusters(frame, cluster)
     require_independent(frame, clusters)
     predicted = linear_predictor(frame.X, estimates.beta, frame.offset)
@@ -241,6 +243,18 @@ def robust_inference(
     )
 
 
+def _check_weights(estimates: Estimates, kind: Kind) -> None:
+    """Refuse adjustments that take the fitted covariance of rows that count once for granted."""
+    own = estimates.sampling
+    if own is None:
+        return
+    if own.kind == "frequency":
+        refuse_weighted_sample(estimates, "robust()", "its clusters would be the copies")
+    if kind not in ("CR0", "CR1"):
+        why = "it adjusts for the leverages of rows that count once"
+        refuse_sampling_weights(estimates, f"kind={kind!r}", why, "use kind='CR1', as Stata, or 'CR0'")
+
+
 def _known_kind(kind: str) -> Kind:
     for known in KINDS:
         if kind == known:
@@ -254,8 +268,18 @@ def _distinct(frame: ModelFrame) -> list[GroupDesign]:
     return sorted(found.values(), key=lambda group: group.num_recorded)
 
 
+def _correlated_groups(frame: ModelFrame) -> Clusters | None:
+    """Groups within which the residuals are correlated; None if there are none."""
+    residual = frame.residual
+    if residual is None or residual.groups is None:
+        return None
+    return Clusters(residual.groups.label, residual.groups.codes, residual.group_levels)
+
+
 def resolve_clusters(frame: ModelFrame, cluster: Any, argument: str = "cluster") -> Clusters:
     """Clusters that a user asks for: by default the coarsest grouping, else by name or as values.
+
+    Without random effects the default are the groups of correlated residuals.
 
     Parameters
     ----------
@@ -275,6 +299,9 @@ def resolve_clusters(frame: ModelFrame, cluster: Any, argument: str = "cluster")
     """
     groups = _distinct(frame)
     if cluster is None:
+        correlated = _correlated_groups(frame)
+        if not groups and correlated is not None:
+            return correlated
         if not groups:
             raise DesignError(
                 "a linear model has no groups: give the clusters, e.g. cluster=data['school'] (for errors"
@@ -298,9 +325,13 @@ def _named_clusters(frame: ModelFrame, groups: list[GroupDesign], name: str, arg
             coding = frame.encoding.groups[group.columns]
             part = coding.parts()[place][group.codes]
             return Clusters(name, part, coding.column_levels[place])
+    correlated = _correlated_groups(frame)
+    if correlated is not None and correlated.label == name:
+        return correlated
     if name in frame.columns:
         return _coded(name, frame.columns[name], None, argument)
-    known = dict.fromkeys([*(group.label for group in groups), *frame.columns])
+    more = [] if correlated is None else [correlated.label]
+    known = dict.fromkeys([*(group.label for group in groups), *more, *frame.columns])
     raise DataError(
         f"the fit has no column {name!r} (it keeps {', '.join(map(repr, known)) or 'none'}): give the values"
         f" themselves, {argument}=data[{name!r}]"
@@ -349,6 +380,26 @@ def require_independent(frame: ModelFrame, clusters: Clusters) -> None:
         astray = np.flatnonzero(image[group.codes] != clusters.codes)
         if len(astray):
             raise _spanning(frame, clusters, group, int(astray[0]), int(image[group.codes[astray[0]]]))
+    correlated = _correlated_groups(frame)
+    if correlated is not None:
+        _require_whole(clusters, correlated)
+
+
+def _require_whole(clusters: Clusters, correlated: Clusters) -> None:
+    """Refuse clusters that cut groups of correlated residuals."""
+    image = np.empty(len(correlated.levels), dtype=np.int64)
+    image[correlated.codes] = clusters.codes
+    astray = np.flatnonzero(image[correlated.codes] != clusters.codes)
+    if not len(astray):
+        return
+    row = int(astray[0])
+    code = correlated.codes[row]
+    own, theirs = (_shown(clusters.levels[number]) for number in (clusters.codes[row], image[code]))
+    raise DesignError(
+        f"{_shown(correlated.levels[code])} of {correlated.label!r} has rows in several clusters of"
+        f" {clusters.label!r}, such as {theirs} and {own}; their residuals are correlated, and with them"
+        f" these clusters: cluster by {correlated.label!r}, or by a column that contains its levels"
+    )
 
 
 def _spanning(frame: ModelFrame, clusters: Clusters, group: GroupDesign, row: int, other: int) -> DesignError:

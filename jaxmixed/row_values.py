@@ -87,10 +87,10 @@ def row_numbers(frame: ModelFrame, values: Any, argument: str) -> tuple[str, np.
     rows: np.ndarray | None = None
     if not isinstance(values, str):
         column, rows = given_column(frame, values, argument)
-    elif values in frame.columns:
-        column = frame.columns[values]
+    elif values in frame.columns or values in frame.also:
+        column = frame.columns[values] if values in frame.columns else frame.also[values]
     else:
-        known = ", ".join(map(repr, frame.columns)) or "none"
+        known = ", ".join(map(repr, {**frame.columns, **frame.also})) or "none"
         raise DataError(
             f"the fit has no column {values!r} (it keeps those of the fixed part: {known}): give the values"
             f" themselves, {argument}=data[{values!r}]"

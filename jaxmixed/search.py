@@ -12,6 +12,7 @@ fit of one data set is a search with one model.
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -19,14 +20,18 @@ import numpy as np
 from jax import Array
 
 from jaxmixed import curvature, optim
+from jaxmixed.covariance import Parameterised
 from jaxmixed.likelihood import Method, profile
 from jaxmixed.linalg import is_positive_definite
 from jaxmixed.precision import double_precision, to_host
 from jaxmixed.programs import Program
-from jaxmixed.statistics import SufficientStatistics, Term, pad
+from jaxmixed.statistics import SufficientStatistics, pad
 
 GRADIENT_TOLERANCE = 1e-6
 """Largest gradient, in units of each parameter's own curvature, at a point called an optimum."""
+
+FLAT_CURVATURE = 1e-9
+"""Second derivative of the deviance below which a parameter is undetermined: a unit of it changes nothing."""
 
 SNAP = 1e-4
 """A (conditional) variance ratio below this, in units of the columns, is compared with exactly zero."""
@@ -119,11 +124,11 @@ class Runner(Protocol):
 
     Attributes
     ----------
-    terms : tuple of Term
-        Their random-effects terms.
+    structures : tuple of Parameterised
+        Owners of their successive parameters.
     """
 
-    terms: tuple[Term, ...]
+    structures: tuple[Parameterised, ...]
 
     @abstractmethod
     def __call__(self, models: np.ndarray, starts: np.ndarray) -> Optimum:
@@ -148,34 +153,39 @@ def profiled_deviance(
 ) -> tuple[Array, tuple[Array, Array]]:
     """Deviance in the parameters of the standardised columns; beside it (log rss, Schur complement)."""
     factors = [term.covariance.factor(part) for term, part in zip(stats.terms, stats.split(x), strict=True)]
-    found = profile(stats.assemble(factors), stats, method=method)
+    found = profile(stats.assemble(factors), stats.at(x), method=method)
     return found.deviance, (found.log_rss, found.schur)
 
 
 def evaluation(x: Array, stats: SufficientStatistics, *, method: Method) -> optim.Evaluation:
     """Deviance and its derivatives at x; beside them (log rss, Schur complement), the former's gradient."""
-    if stats.root is None:
+    if stats.root is None or stats.residual is not None:
         at = optim.evaluate(partial(profiled_deviance, stats=stats, method=method), x)
     else:
         at = curvature.evaluate(x, stats, method=method)
     return at._replace(aux_tangents=at.aux_tangents[0])
 
 
-def even_parameters(terms: Sequence[Term]) -> np.ndarray:
+Structures = Sequence[Parameterised]
+
+
+def even_parameters(structures: Structures) -> np.ndarray:
     """Mask of the parameters whose sign alone does not matter, as where they fill a factor's column."""
-    return np.concatenate([np.zeros(0, dtype=bool), *(term.covariance.even() for term in terms)])
+    return np.concatenate([np.zeros(0, dtype=bool), *(own.even() for own in structures)])
 
 
-def retraction(terms: Sequence[Term]) -> optim.Retraction:
-    """Where a step leads, term by term (:meth:`jaxmixed.covariance.Covariance.retract`)."""
+def parameter_slices(structures: Structures) -> list[slice]:
+    """Where the parameters of each structure stand."""
+    ends = np.cumsum([0, *(own.num_params for own in structures)]).tolist()
+    return [slice(first, last) for first, last in pairwise(ends)]
+
+
+def retraction(structures: Structures) -> optim.Retraction:
+    """Where a step leads, structure by structure (:meth:`jaxmixed.covariance.Covariance.retract`)."""
 
     def retract(x: Array, step: Array) -> Array:
-        parts, start = [], 0
-        for term in terms:
-            own = slice(start, start + term.covariance.num_params)
-            parts.append(term.covariance.retract(x[own], step[own]))
-            start = own.stop
-        return jnp.concatenate(parts)
+        parts = zip(structures, parameter_slices(structures), strict=True)
+        return jnp.concatenate([own.retract(x[at], step[at]) for own, at in parts])
 
     return retract
 
@@ -192,8 +202,8 @@ def _optimise(
         x,
         max_evaluations=max_evaluations,
         evaluator=partial(evaluation, stats=stats, method=method),
-        even=even_parameters(stats.terms),
-        retract=retraction(stats.terms),
+        even=even_parameters(stats.structures),
+        retract=retraction(stats.structures),
     )
     found = result.evaluation
     return (
@@ -220,6 +230,12 @@ def scaled_gradient(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
     return np.max(np.abs(gradient) / np.maximum(curvature, SMALLEST_CURVATURE), axis=-1)
 
 
+def is_determined(found: Optimum) -> np.ndarray:
+    """Mask of the parameters along which the deviance has curvature, on their own scale or its logarithm."""
+    curvature = np.abs(np.diagonal(found.hessian, axis1=-2, axis2=-1))
+    return np.maximum(1.0, found.x**2) * curvature >= FLAT_CURVATURE
+
+
 class SingleRunner:
     """Runs of the optimiser on one data set.
 
@@ -239,7 +255,7 @@ class SingleRunner:
 
     def __init__(self, stats: SufficientStatistics, method: Method, max_evaluations: int) -> None:
         self.stats, self.method = pad(stats), method
-        self.terms = stats.terms
+        self.structures = stats.structures
         cheaper = 1 if stats.num_params <= optim.NEWTON_LIMIT else LBFGS_STEPS
         self.max_evaluations = np.asarray(cheaper * max_evaluations)
         self.evaluations = 0
@@ -273,6 +289,7 @@ def search(run: Runner, starts: np.ndarray) -> Optimum:
     found = _from_starts(run, starts)
     _leave_saddles(run, found)
     _leave_zeros(run, found)
+    _leave_limits(run, found)
     _make_canonical(run, found)
     return found
 
@@ -284,11 +301,11 @@ def _from_starts(run: Runner, starts: np.ndarray) -> Optimum:
     """
     every = np.arange(len(starts))
     best = run(every, starts)
-    for others in further_starts(run.terms, starts):
+    for others in further_starts(run.structures, starts):
         other = run(every, others)
         better = other.is_stationary & ~(other.value >= best.value - SNAP_COST)
         best.put(every[better], other.take(better))
-    equal = np.broadcast_to(_equal_variances(run.terms), starts.shape)
+    equal = np.broadcast_to(_equal_variances(run.structures), starts.shape)
     for others in (*(factor * starts for factor in RESTARTS), equal):
         failed = np.flatnonzero(~best.is_stationary)
         if not failed.size:
@@ -299,20 +316,18 @@ def _from_starts(run: Runner, starts: np.ndarray) -> Optimum:
     return best
 
 
-def _equal_variances(terms: Sequence[Term]) -> np.ndarray:
+def _equal_variances(structures: Structures) -> np.ndarray:
     """Parameters (k,) of variances equal to sigma's."""
-    return np.concatenate([term.covariance.initial() for term in terms])
+    return np.concatenate([own.initial() for own in structures])
 
 
-def further_starts(terms: Sequence[Term], starts: np.ndarray) -> list[np.ndarray]:
-    """Starts (m, k) that structures with several maxima ask for, each with other parameters of one term."""
-    found, start = [], 0
-    for term in terms:
-        own = slice(start, start + term.covariance.num_params)
-        for values in term.covariance.further_starts(starts[:, own]):
+def further_starts(structures: Structures, starts: np.ndarray) -> list[np.ndarray]:
+    """Starts (m, k) that structures with several maxima ask for, each with other parameters of one."""
+    found = []
+    for structure, own in zip(structures, parameter_slices(structures), strict=True):
+        for values in structure.further_starts(starts[:, own]):
             found.append(starts.copy())
             found[-1][:, own] = values
-        start = own.stop
     return found
 
 
@@ -341,13 +356,11 @@ def _leave_zeros(run: Runner, found: Optimum) -> None:
     different sizes disagree (Henn & Hodges 2014, International Statistical Review 82, 90-105), and the
     moments cannot tell.
     """
-    _, snapped = _canonical_points(run.terms, found.x)
-    zero = (snapped == 0) & even_parameters(run.terms)
-    starts, equal, start = found.x.copy(), _equal_variances(run.terms), 0
-    for term in run.terms:
-        own = slice(start, start + term.covariance.num_params)
+    _, snapped = _canonical_points(run.structures, found.x)
+    zero = (snapped == 0) & even_parameters(run.structures)
+    starts, equal = found.x.copy(), _equal_variances(run.structures)
+    for own in parameter_slices(run.structures):
         starts[:, own] = np.where(zero[:, own].any(axis=1, keepdims=True), equal[own], starts[:, own])
-        start = own.stop
     at = np.flatnonzero(zero.any(axis=1) & found.is_stationary)
     if not at.size:
         return
@@ -358,16 +371,34 @@ def _leave_zeros(run: Runner, found: Optimum) -> None:
         _leave_saddles(run, found)
 
 
+def _leave_limits(run: Runner, found: Optimum) -> None:
+    """Search once more where the deviance does not change with a parameter that has no zero to be at.
+
+    As where correlations in continuous time start so low that they are none at any distance.
+    """
+    starts, flat = found.x.copy(), np.zeros(found.x.shape, dtype=bool)
+    for own, at in zip(run.structures, parameter_slices(run.structures), strict=True):
+        if not own.even().any():
+            flat[:, at] = ~is_determined(found)[:, at]
+            starts[:, at] = np.where(flat[:, at].any(axis=1, keepdims=True), own.initial(), starts[:, at])
+    again = np.flatnonzero(flat.any(axis=1) & np.isfinite(found.value))
+    if not again.size:
+        return
+    other = run(again, starts[again])
+    better = other.is_stationary & (other.value < found.value[again] - SNAP_COST)
+    found.put(again[better], other.take(better))
+
+
 def _make_canonical(run: Runner, found: Optimum) -> None:
     """Non-negative diagonals; exact zeros where the deviance has its minimum at zero."""
-    exact, snapped = _canonical_points(run.terms, found.x)
+    exact, snapped = _canonical_points(run.structures, found.x)
     at = np.flatnonzero((snapped != exact).any(axis=1))
     open_ended = np.ones(len(found.x), dtype=bool)
     for _ in range(MAX_RELEASES):
         if not at.size:
             break
         singular = run(at, snapped[at])
-        settled, _ = _canonical_points(run.terms, singular.x)
+        settled, _ = _canonical_points(run.structures, singular.x)
         stays = ((settled == 0) | (snapped[at] != 0)).all(axis=1)
         negative, _ = singular.smallest_curvature
         settles = stays & (negative == 0) & (singular.value <= found.value[at] + SNAP_COST)
@@ -393,13 +424,9 @@ def _make_canonical(run: Runner, found: Optimum) -> None:
         found.put(at[away], run(at[away], exact[away]))
 
 
-def _canonical_points(terms: Sequence[Term], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _canonical_points(structures: Structures, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Canonical parameters of the same covariances, and with what is nearly zero set to zero."""
-    exact, snapped, start = [], [], 0
-    for term in terms:
-        stop = start + term.covariance.num_params
-        part = x[:, start:stop]
-        exact.append(term.covariance.canonical(part))
-        snapped.append(term.covariance.canonical(part, tolerance=SNAP, floor=SNAP))
-        start = stop
+    parts = [(own, x[:, at]) for own, at in zip(structures, parameter_slices(structures), strict=True)]
+    exact = [own.canonical(part) for own, part in parts]
+    snapped = [own.canonical(part, tolerance=SNAP, floor=SNAP) for own, part in parts]
     return np.concatenate(exact, axis=1), np.concatenate(snapped, axis=1)

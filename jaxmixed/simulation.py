@@ -19,8 +19,10 @@ from jaxmixed.parameters import fitted_parameters, stated_parameters
 from jaxmixed.predict import linear_predictor
 from jaxmixed.relationship import Known
 from jaxmixed.replicates import replicate_table, term_source
+from jaxmixed.residual_refusals import refuse_residual_structure
 from jaxmixed.results import MixedResults
 from jaxmixed.terms import Column
+from jaxmixed.weighted_samples import refuse_weighted_sample
 
 
 class SpecifiedModel(NamedTuple):
@@ -162,6 +164,12 @@ def specified_model(
             raise DataError(f"{name}={given!r} must be a mapping by name")
     related = {}
     if isinstance(params, MixedResults):
+        refuse_weighted_sample(params.estimates, "simulate()", "each row of the design is drawn once")
+        refuse_residual_structure(
+            params.estimates,
+            "simulate() draws independent residuals",
+            "fit.simulate() draws responses of the fit, for the rows it was fitted to",
+        )
         known = ((group.label, group.relationship) for group in params.frame.groups)
         related = {label: Known(own.matrix, own.levels) for label, own in known if own is not None}
     frame = design_frame(

@@ -47,6 +47,7 @@ from jaxmixed.search import (
     evaluation,
     even_parameters,
     further_starts,
+    parameter_slices,
     profiled_deviance,
     retraction,
 )
@@ -165,8 +166,8 @@ def _choose(condition: Array, taken, other):  # type: ignore[no-untyped-def]
 
 
 def _by_term(stats: SufficientStatistics, x: Float[Array, " k"], method) -> Float[Array, " k"]:  # type: ignore[no-untyped-def]
-    parts = zip(stats.terms, stats.split(x), strict=True)
-    return jnp.concatenate([method(term.covariance, part) for term, part in parts])
+    parts = zip(stats.structures, parameter_slices(stats.structures), strict=True)
+    return jnp.concatenate([method(own, x[at]) for own, at in parts])
 
 
 def _canonical(
@@ -248,10 +249,10 @@ def _search(
     start: Float[Array, " k"] | None, stats: SufficientStatistics, method: Method, max_evaluations: int
 ) -> _Found:
     """Best optimum found from a start in the coordinates of the statistics."""
-    equal = np.concatenate([term.covariance.initial() for term in stats.terms])
+    equal = np.concatenate([own.initial() for own in stats.structures])
     first: list[Any] = [start]
     if start is None:
-        first = [equal, *(one[0] for one in further_starts(stats.terms, equal[None]))]
+        first = [equal, *(one[0] for one in further_starts(stats.structures, equal[None]))]
     others = [*(factor * first[0] for factor in RESTARTS), equal]
     starts = jnp.stack([jnp.asarray(one, stats.total.dtype) for one in [*first, *others]])
 
@@ -261,8 +262,8 @@ def _search(
             state.start,
             max_evaluations=max_evaluations,
             evaluator=partial(evaluation, stats=stats, method=method),
-            even=even_parameters(stats.terms),
-            retract=retraction(stats.terms),
+            even=even_parameters(stats.structures),
+            retract=retraction(stats.structures),
         )
         found = _Point.reached_by(result)
         best, taken = _with(state, found, _canonical(stats, found.x))
@@ -284,7 +285,7 @@ def _in_units(stats: SufficientStatistics, theta: Float[Array, " k"], *, of_data
         own = slice(term.start, term.start + term.covariance.q)
         frame = jnp.asarray(stats.frames[term.level])[own, own]
         parts.append(term.covariance.transformed(part, jnp.linalg.inv(frame) if of_data else frame))
-    return jnp.concatenate(parts)
+    return jnp.concatenate([*parts, theta[len(theta) - stats.num_residual :]])
 
 
 def _inverse_on_face(H: Float[Array, "k k"], free: Bool[Array, " k"]) -> Float[Array, "k k"]:
@@ -370,7 +371,7 @@ def solve(
         theta = _maximiser(method, _in_units(held, found.x, of_data=True), found.free, stats)
 
     def profiled(theta: Array) -> tuple[Array, Profile]:
-        at = profile(level_factors(theta, stats), stats, method=method)
+        at = profile(level_factors(theta, stats), stats.at(theta), method=method)
         return at.deviance, at
 
     gradient, at = jax.grad(profiled, has_aux=True)(theta)

@@ -77,27 +77,36 @@ class _Equation(NamedTuple):
     blocks: list[np.ndarray]
 
 
-def _leaf_equation(leaf: Level, sizes: list[int]) -> _Equation:
+def _counts(stats: SufficientStatistics, depth: int) -> list[np.ndarray]:
+    """How often the groups of every coarser level count, for each entry of a level."""
+    level = stats.levels[depth]
+    return [
+        np.asarray(coarser.count)[parent]
+        for coarser, parent in zip(stats.levels[depth + 1 :], level.parents, strict=True)
+    ]
+
+
+def _leaf_equation(leaf: Level, sizes: list[int], counts: list[np.ndarray]) -> _Equation:
     R, q = leaf.root, sizes[0]
     N = np.einsum("abm,acm->bcm", R, R)
     blocks = [np.einsum("m,abm,cdm->acbd", leaf.count, N, N).reshape(q * q, q * q)]
     start = 0
-    for other in sizes[1:]:
+    for other, count in zip(sizes[1:], counts, strict=True):
         columns = slice(start, start + other)
-        block = np.einsum("abm,acmij,cdm->bdij", R, _outer(leaf, columns, columns), R)
+        block = np.einsum("abm,acmij,cdm->bdij", R * count, _outer(leaf, columns, columns), R)
         blocks.append(block.reshape(q * q, other * other))
         start += other
     return _Equation((N @ leaf.count).ravel(), blocks)
 
 
-def _row_equation(row: np.ndarray, sizes: list[int]) -> _Equation:
-    """Of a coarser level from its full block rows; `sizes` starts with its own."""
+def _row_equation(row: np.ndarray, sizes: list[int], counts: list[np.ndarray]) -> _Equation:
+    """Of a coarser level from its full block rows; `sizes` and `counts` start with its own."""
     q, start, blocks = sizes[0], 0, []
-    for other in sizes:
+    for other, count in zip(sizes, counts, strict=True):
         block = row[:, start : start + other]
-        blocks.append(np.einsum("abm,cdm->acbd", block, block).reshape(q * q, other * other))
+        blocks.append(np.einsum("abm,cdm->acbd", block * count, block).reshape(q * q, other * other))
         start += other
-    return _Equation(row[:, :q].sum(axis=-1).ravel(), blocks)
+    return _Equation((row[:, :q] @ counts[0]).ravel(), blocks)
 
 
 def _raw_links(stats: SufficientStatistics) -> list[np.ndarray]:
@@ -153,8 +162,10 @@ def _equate(stats: SufficientStatistics, rows: list[np.ndarray]) -> list[_Equati
         assert stats.root is not None
         return _root_equations(stats.root)
     sizes = [level.root.shape[0] for level in stats.levels]
-    equations = [_leaf_equation(stats.levels[0], sizes)]
-    equations += [_row_equation(row, sizes[depth:]) for depth, row in enumerate(rows, 1)]
+    equations = [_leaf_equation(stats.levels[0], sizes, _counts(stats, 0))]
+    for depth, row in enumerate(rows, 1):
+        counts = [np.asarray(stats.levels[depth].count), *_counts(stats, depth)]
+        equations.append(_row_equation(row, sizes[depth:], counts))
     if stats.root is None:
         return equations
     for own, level, values in zip(equations, stats.levels, _raw_links(stats), strict=True):

@@ -32,7 +32,7 @@ made of; `likelihood` puts the constants back.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,9 @@ from jaxtyping import Float, Int
 
 from jaxmixed._types import AnyArray, SameArray
 from jaxmixed.coordinates import fixed_coordinates, random_coordinates, untouched
-from jaxmixed.covariance import Covariance, covariance_structure
+from jaxmixed.covariance import Covariance, Parameterised, covariance_structure
 from jaxmixed.links import Links, pad_links
+from jaxmixed.residual_covariance import ResidualCovariance
 from jaxmixed.root import LevelBasis, Root
 from jaxmixed.sizes import grid_size, root_size
 
@@ -101,6 +102,19 @@ class Level:
     links: Links | None = None
 
 
+class ResidualPart(Protocol):
+    """Rows with correlated residuals (:mod:`jaxmixed.residual_statistics`)."""
+
+    @property
+    def covariance(self) -> ResidualCovariance:
+        """Their structure."""
+        ...
+
+    def whitened(self, free: Float[Array, " k"], stats: "SufficientStatistics") -> "SufficientStatistics":
+        """Statistics of the model with independent residuals at free residual parameters."""
+        ...
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SufficientStatistics:
@@ -130,6 +144,13 @@ class SufficientStatistics:
         Unit of the response.
     terms : tuple of Term
         Static; the order in which `theta` lists their parameters.
+    residual : ResidualPart or None
+        Rows with correlated residuals, whose free parameters follow those of the terms; None if residuals are
+        independent. The other fields are then those without correlation, and :meth:`at` gives what they are
+        with it.
+    repeated : bool
+        Static. Groups count other than once (`frequencies` of :func:`summarise`): cross-products with the
+        columns of coarser levels, X and y are those of all copies.
     """
 
     levels: tuple[Level, ...]
@@ -143,6 +164,25 @@ class SufficientStatistics:
     scale: Float[AnyArray, ""]
     terms: tuple[Term, ...] = field(metadata={"static": True})
     root: Root | None = None
+    residual: ResidualPart | None = None
+    repeated: bool = field(default=False, metadata={"static": True})
+
+    @property
+    def structures(self) -> tuple[Parameterised, ...]:
+        """Owners of successive parameters: the terms' covariances, then the residuals'."""
+        own = tuple(term.covariance for term in self.terms)
+        return own if self.residual is None else (*own, self.residual.covariance)
+
+    def at(self, theta: Float[Array, " k"]) -> "SufficientStatistics":
+        """Statistics of the model with independent residuals, at the residual parameters in `theta`."""
+        if self.residual is None:
+            return self
+        return self.residual.whitened(theta[len(theta) - self.num_residual :], self)
+
+    @property
+    def num_residual(self) -> int:
+        """Number of residual parameters, the last of `theta`."""
+        return 0 if self.residual is None else self.residual.covariance.num_params
 
     @property
     def widths(self) -> list[int]:
@@ -163,10 +203,10 @@ class SufficientStatistics:
     @property
     def num_params(self) -> int:
         """Length of `theta`."""
-        return sum(term.covariance.num_params for term in self.terms)
+        return sum(structure.num_params for structure in self.structures)
 
     def split(self, theta: Float[SameArray, " k"]) -> list[Float[SameArray, " kt"]]:
-        """Parameters of each term, in order."""
+        """Parameters of each term, in order; not those of the residuals, which follow."""
         parts: list[SameArray] = []
         start = 0
         for term in self.terms:
@@ -390,6 +430,7 @@ def summarise(
         origin=found.origin,
         scale=found.scale,
         terms=_terms(factors),
+        repeated=any(factor.copies is not None for factor in factors),
     )
 
 

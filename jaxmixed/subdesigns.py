@@ -15,6 +15,7 @@ from jaxmixed.crossproducts import Reduction, reduce_rows, same_memory
 from jaxmixed.diagnosis import TermLabel
 from jaxmixed.errors import DesignError
 from jaxmixed.layout import Grouping, arrange, is_plain
+from jaxmixed.residual_groups import ResidualDesign
 from jaxmixed.statistics import Term
 
 
@@ -37,6 +38,8 @@ class WholeDesign:
         For each term, how many effects of a group it estimates covariances of at once.
     weights : (n,) array or None
         Precision weights.
+    residual : ResidualDesign or None
+        Structure of correlated residuals.
     """
 
     X: np.ndarray
@@ -46,6 +49,7 @@ class WholeDesign:
     labels: tuple[TermLabel, ...]
     widths: tuple[int, ...]
     weights: np.ndarray | None
+    residual: ResidualDesign | None = None
 
     def reduce(
         self, y: np.ndarray, rows: np.ndarray | None = None, counts: np.ndarray | None = None
@@ -75,7 +79,10 @@ class WholeDesign:
         X = self.X[kept]
         groupings = [factor if every else self._of_rows(factor, kept, X) for factor in self.groupings]
         self._check(groupings, len(X))
-        layout = arrange(groupings)
+        residual = self.residual
+        if residual is not None and rows is not None and not every:
+            residual = residual.take(rows)
+        layout = arrange(groupings, None if residual is None else residual.codes)
         levels = {factor: level for level, factor in enumerate(layout.order)}
         precision = None if self.weights is None else self.weights[kept]
         weights = precision
@@ -88,6 +95,7 @@ class WholeDesign:
             tuple(replace(term, level=levels[term.level]) for term in self.terms),
             weights,
             [groupings[factor] for factor in layout.root],
+            residual,
         )
         return reduction if counts is None else _counted(reduction, counts, precision)
 

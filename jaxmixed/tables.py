@@ -33,6 +33,16 @@ from jaxmixed.inference import (
     variance_table,
 )
 from jaxmixed.optimality import boundary_components
+from jaxmixed.residual_inference import residual_inference
+from jaxmixed.residual_tables import (
+    parameter_table,
+    residual_group,
+    residual_notes,
+    sigma_label,
+    structure_in_words,
+    summary_tables,
+)
+from jaxmixed.weighted_samples import is_pseudo_likelihood, weights_notes
 
 if TYPE_CHECKING:
     from jaxmixed.estimates import Estimates, TermEstimate
@@ -112,9 +122,10 @@ def coefficient_table(fixed: FixedInference, level: float) -> pd.DataFrame:
 def tidy_table(
     frame: ModelFrame, estimates: Estimates, inference: VarianceInference, fixed: FixedInference, level: float
 ) -> pd.DataFrame:
-    """Coefficients, then variances and covariances, one parameter to a row."""
+    """Coefficients, then variances and covariances, then residual parameters, one to a row."""
     coefficients = coefficient_table(fixed, level)
     random = variance_table(inference, estimates, level)
+    residual = parameter_table(residual_inference(estimates), level)
     num_fixed, num_random = len(frame.x_names), len(random["group"])
     terms = [
         f"var({group})" if first is None else f"var({first})" if second is None else f"cov({first}, {second})"
@@ -125,11 +136,17 @@ def tidy_table(
         (term.group, name) for term, own in zip(estimates.terms, natural, strict=True) for name in own.names
     ]
     columns: dict[str, Any] = {
-        "effect": ["fixed"] * num_fixed + ["random"] * (num_random + len(known)),
-        "group": [None] * num_fixed + random["group"] + [group for group, _ in known],
-        "term": [*frame.x_names, *terms, *(name for _, name in known)],
+        "effect": ["fixed"] * num_fixed
+        + ["random"] * (num_random + len(known))
+        + ["residual"] * len(residual),
+        "group": [None] * num_fixed
+        + random["group"]
+        + [group for group, _ in known]
+        + ["Residual"] * len(residual),
+        "term": [*frame.x_names, *terms, *(name for _, name in known), *residual.index],
     }
     shown = [_natural_columns(own) for own in natural if own.names]
+    shown.append({str(name): column.to_numpy() for name, column in residual.items()})
     for name in map(str, coefficients.columns):
         values = coefficients[name].to_numpy()
         own = [table.get(name, np.full(len(table["estimate"]), np.nan)) for table in shown]
@@ -154,8 +171,21 @@ def distinct_groups(frame: ModelFrame, estimates: Estimates) -> list[GroupDesign
 
 def group_sizes(group: GroupDesign) -> tuple[int, int, float, int]:
     """Number of levels, and the smallest, mean and largest number of rows in a level."""
-    sizes = np.bincount(group.codes, minlength=len(group.levels))
+    return size_summary(np.bincount(group.codes, minlength=len(group.levels)))
+
+
+def size_summary(sizes: np.ndarray) -> tuple[int, int, float, int]:
+    """Number of groups, and the smallest, mean and largest of their sizes."""
     return len(sizes), int(sizes.min()), float(sizes.mean()), int(sizes.max())
+
+
+def all_group_sizes(frame: ModelFrame, estimates: Estimates) -> dict[str, tuple[int, int, float, int]]:
+    """`group_sizes` by label: groupings of random effects, then the groups of correlated residuals."""
+    found = {group.label: group_sizes(group) for group in distinct_groups(frame, estimates)}
+    correlated = residual_group(frame, estimates)
+    if correlated is not None:
+        found.setdefault(correlated[0], size_summary(correlated[1]))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +210,8 @@ class Summary:
         What a reader should know about the numbers above.
     checks
         What was found about the optimum, in a line or two.
+    residuals
+        Structure of correlated residuals, in a line.
     """
 
     title: str
@@ -190,11 +222,15 @@ class Summary:
     footer: tuple[str, ...]
     notes: tuple[str, ...]
     checks: str = ""
+    residuals: str = ""
 
     def __str__(self) -> str:
         blocks = [self.title]
         blocks += ["\n".join(wrapped(text, first="WARNING: ", indent="         ") for text in self.warnings)]
-        blocks += [wrapped(self.formula, first="Formula: ", indent="         ")]
+        formula = [wrapped(self.formula, first="Formula: ", indent="         ")]
+        if self.residuals:
+            formula += [wrapped(self.residuals, first="Residuals: ", indent="           ")]
+        blocks += ["\n".join(formula)]
         blocks += ["\n".join(self._fact_lines())]
         blocks += [wrapped(self.checks, first="Optimum: ", indent="         ") if self.checks else ""]
         blocks += [table.text() for table in self.tables]
@@ -246,12 +282,13 @@ class Summary:
         )
         tables = "".join(table.html() for table in self.tables)
         checks = f"<p>Optimum: {html.escape(self.checks)}</p>" if self.checks else ""
+        residuals = f"<p>Residuals: {html.escape(self.residuals)}</p>" if self.residuals else ""
         ending = "".join(f"<p>{html.escape(text)}</p>" for text in self.footer)
         ending += "".join(f"<p><em>Note:</em> {html.escape(text)}</p>" for text in self.notes)
         return (
             f'<div class="jaxmixed-summary"><h4>{html.escape(self.title)}</h4>{warnings}'
-            f"<p><code>{html.escape(self.formula)}</code></p><table>{rows}</table>{checks}{tables}{ending}"
-            "</div>"
+            f"<p><code>{html.escape(self.formula)}</code></p>{residuals}<table>{rows}</table>{checks}{tables}"
+            f"{ending}</div>"
         )
 
 
@@ -268,16 +305,17 @@ def summarise(
         raise DataError(
             f"scale is {scale!r}; summary() shows the random effects on the scale 'variance' or 'sd'"
         )
-    kind = "Linear mixed model" if estimates.terms else "Linear model"
     random = variance_table(inference, estimates, level)
-    tables = [_group_table(frame, estimates)] if estimates.terms else []
+    grouped = all_group_sizes(frame, estimates)
+    tables = [_group_table(grouped)] if grouped else []
     tables += [
         _fixed_table(frame, fixed, level),
         _random_table(frame, estimates, inference, random, scale, level),
+        *summary_tables(estimates, level),
     ]
     test = linear_model_test(estimates)
     return Summary(
-        title=f"{kind} fitted by {_METHODS[estimates.method]}",
+        title=f"{_kind(estimates)} fitted by {method_in_words(estimates)}",
         warnings=verdicts(frame, estimates),
         formula=printable(frame.formula.text),
         facts=(_data_facts(frame, estimates, fixed), _likelihood_facts(estimates)),
@@ -294,7 +332,24 @@ def summarise(
         ),
         notes=_notes(frame, estimates, random, "" if test is None else test.note),
         checks=summary_line(estimates),
+        residuals=structure_in_words(frame, estimates),
     )
+
+
+def method_in_words(estimates: Estimates) -> str:
+    """Criterion of estimation, for headings."""
+    if is_pseudo_likelihood(estimates):
+        return "maximum pseudo-likelihood (sampling weights)"
+    return _METHODS[estimates.method]
+
+
+def _kind(estimates: Estimates) -> str:
+    if estimates.terms:
+        return "Linear mixed model"
+    if estimates.residual is None:
+        return "Linear model"
+    what = "correlated residuals" if estimates.residual.labels.group is not None else "unequal variances"
+    return f"Linear model with {what}"
 
 
 def verdicts(frame: ModelFrame, estimates: Estimates) -> tuple[str, ...]:
@@ -353,6 +408,9 @@ def _likelihood_facts(estimates: Estimates) -> tuple[tuple[str, str], ...]:
         if reml
         else ("Log likelihood", "Deviance (-2 log lik.)")
     )
+    if np.isnan(aic):
+        sums = ("Sum of weights", number(estimates.df, 8, 12))
+        return ("Log pseudolikelihood", number(estimates.llf, 8, 12)), sums
     values = (estimates.llf, estimates.deviance, aic, bic)
     return tuple(
         (name, number(value, 8, 12)) for name, value in zip((*names, "AIC", "BIC"), values, strict=True)
@@ -360,17 +418,22 @@ def _likelihood_facts(estimates: Estimates) -> tuple[tuple[str, str], ...]:
 
 
 def information_criteria(estimates: Estimates) -> tuple[np.float64, np.float64]:
-    """AIC = deviance + 2 k and BIC = deviance + k log n, k counting fixed effects and variance parameters."""
+    """AIC = deviance + 2 k and BIC = deviance + k log n, k counting fixed effects and variance parameters.
+
+    NaN for a pseudo-likelihood.
+    """
     k = estimates.num_params
+    if is_pseudo_likelihood(estimates):
+        return np.float64(np.nan), np.float64(np.nan)
     return np.float64(estimates.deviance + 2 * k), np.float64(estimates.deviance + k * np.log(estimates.nobs))
 
 
-def _group_table(frame: ModelFrame, estimates: Estimates) -> Table:
-    rows = []
-    for group in distinct_groups(frame, estimates):
-        levels, low, mean, high = group_sizes(group)
-        rows.append((printable(group.label), count(levels), count(low), f"{mean:,.1f}", count(high)))
-    return Table("", ("Group", "Levels", "Rows per level: min", "average", "max"), tuple(rows), ruled=False)
+def _group_table(grouped: dict[str, tuple[int, int, float, int]]) -> Table:
+    rows = tuple(
+        (printable(label), count(levels), count(low), f"{mean:,.1f}", count(high))
+        for label, (levels, low, mean, high) in grouped.items()
+    )
+    return Table("", ("Group", "Levels", "Rows per level: min", "average", "max"), rows, ruled=False)
 
 
 def _interval_header(level: float) -> tuple[str, str]:
@@ -414,7 +477,7 @@ def _random_table(
     heading = ""
     natural = [_natural_columns(own) for own in natural_parameters(VarianceParameters.of(estimates), level)]
     for position, (number_of_term, i, j) in enumerate(inference.index):
-        name = "Residual"
+        name = sigma_label(estimates.residual)
         if number_of_term >= 0:
             term = estimates.terms[number_of_term]
             if _heading(frame, term) != heading:
@@ -478,6 +541,8 @@ def _notes(frame: ModelFrame, estimates: Estimates, values: dict[str, Any], lr_n
         notes.append(f"{counted(frame.n_dropped, 'row')} dropped for missing values ({by}).")
     if frame.weights is not None:
         notes.append("weighted: the residual variance of a row is the one shown divided by its weight.")
+    notes += weights_notes(estimates, len(frame.y))
     if frame.offset is not None:
         notes.append("an offset is part of the linear predictor.")
+    notes += residual_notes(estimates)
     return tuple(notes)

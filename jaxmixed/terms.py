@@ -14,10 +14,24 @@ from typing import TypeAlias
 from jaxmixed._tokens import MAX_DEPTH, MAX_EXPONENT, Node, Token, error, is_plain_name
 from jaxmixed.errors import FormulaError
 
-STRUCTURES = {"us": "unstructured", "diag": "independent", "homdiag": "identity", "cs": "exchangeable"}
+STRUCTURES = {
+    "us": "unstructured",
+    "diag": "independent",
+    "homdiag": "identity",
+    "cs": "exchangeable",
+    "ar1": "ar1",
+    "toeplitz": "toeplitz",
+    "homtoep": "toeplitz",
+}
 """Covariance structure of each wrapper of a random-effects term."""
 
-FUTURE_STRUCTURES = frozenset({"ar1", "hetar1", "toep", "homtoep", "ou", "rr"})
+ORDERED = frozenset({"ar1", "toeplitz"})
+"""Structures of the effects of the levels of one factor, whose distances matter."""
+
+FEW_PARAMETERS = frozenset({"ar1"})
+"""Structures whose effects may outnumber the rows: they are told from the residuals by few parameters."""
+
+FUTURE_STRUCTURES = frozenset({"hetar1", "toep", "ou", "rr"})
 """Wrappers that other systems have and that are refused by name."""
 
 CONTRASTS = ("treatment", "sum", "helmert", "poly")
@@ -277,9 +291,8 @@ class Effects:
 class RandomTerm:
     """Effects that vary over the levels of a grouping: ``(effects | group)``.
 
-    ``group`` names the columns whose combinations are the groups. ``structure`` is ``"unstructured"``,
-    ``"independent"``, ``"identity"`` or ``"exchangeable"``. ``text`` is canonical, for messages: ``"(1 + x |
-    school:class)"``.
+    ``group`` names the columns whose combinations are the groups. ``structure`` is one of the values of
+    `STRUCTURES`. ``text`` is canonical, for messages: ``"(1 + x | school:class)"``.
     """
 
     effects: Effects

@@ -15,7 +15,9 @@ from jaxmixed.errors import DataError, DesignError
 from jaxmixed.fitting import spread_columns
 from jaxmixed.fixed_inference import FixedInference, alias_basis
 from jaxmixed.later import later
+from jaxmixed.residual_variation import of_any_covariance
 from jaxmixed.tables import coefficient_table
+from jaxmixed.weighted_samples import refuse_weighted_sample, robust_title
 
 if TYPE_CHECKING:
     from jaxmixed.anova import anova_table
@@ -99,7 +101,7 @@ class Testing:
                 ddf=ddf,
                 reference=reference,
                 aliases=alias_basis(self.frame.X, kept),
-                title=TITLES[ddf],
+                title=robust_title(found) or TITLES[ddf],
             )
         return self._inferences[ddf]
 
@@ -109,12 +111,14 @@ class Testing:
         own = cov[np.ix_(kept, kept)]
         if ddf == "none":
             return cov, FixedDf(own, np.full(len(own), np.inf))
+        why = "its degrees of freedom are of rows and groups that count once; ddf='none' gives normal tests"
+        refuse_weighted_sample(self.estimates, f"ddf={ddf!r}", why)
         stats = self.state.compact
         if ddf == "satterthwaite":
             return cov, satterthwaite(self.estimates, stats)
         if ddf == "kenward-roger":
             _require_reml(self.estimates)
-            found = kenward_roger(self.estimates, stats)
+            found = kenward_roger(self.estimates, of_any_covariance(self.state))
             return spread_columns(found.covariance[None], np.flatnonzero(kept), len(kept))[0], found
         return cov, FixedDf(own, coefficient_df(ddf, self.frame, self.estimates))
 
@@ -138,6 +142,13 @@ class Testing:
         -------
         pandas.DataFrame
             Columns ``estimate, std_error, df, statistic, p_value, conf_low, conf_high`` by coefficient.
+
+        Notes
+        -----
+        With correlated residuals Kenward and Roger's adjustment is in the variances and covariances
+        themselves where these are free (unstructured, banded; exchangeable or Toeplitz with one variance),
+        and else in variances and the parameters of `residual_table`, as in SAS. Groups of correlated
+        residuals count as groups for ``"between-within"``, as SAS's subjects do.
 
         Examples
         --------
@@ -294,7 +305,9 @@ class Testing:
         nitro               1  51.000    115.771    0.000
         Variety:nitro       2  51.000      0.499    0.610
         """
-        return anova_table(self.frame, self.fixed_inference(ddf, vcov), self.estimates.sigma, type)
+        # Sums of squares in units of one residual variance have no meaning where there are others.
+        sigma = self.estimates.sigma if self.estimates.residual is None else np.nan
+        return anova_table(self.frame, self.fixed_inference(ddf, vcov), sigma, type)
 
     def nlcom(
         self,

@@ -18,6 +18,7 @@ import pandas as pd
 from jaxmixed._distributions import normal_quantile
 from jaxmixed.formatting import NotedFrame
 from jaxmixed.icc import WEIGHTED, nested_order
+from jaxmixed.residual_tables import mean_residual, mean_residual_note
 from jaxmixed.variance_parts import mean_moment, variance_parts
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def variance_explained(frame: ModelFrame, estimates: Estimates, level: float = 0
     gradient = 2 * (X.T @ predicted) / (len(predicted) - 1)
     variance = float(gradient @ estimates.cov_beta[np.ix_(kept, kept)] @ gradient)
     moments = [mean_moment(frame.groups[term.frame_index]) for term in estimates.terms]
-    parts = variance_parts(estimates, moments)
+    parts = variance_parts(estimates, moments, mean_residual(frame, estimates))
     parts = parts.preceded(fixed, variance)
     num_terms = len(estimates.terms)
     inside = {"marginal": [0], "conditional": list(range(num_terms + 1))}
@@ -62,6 +63,8 @@ def variance_explained(frame: ModelFrame, estimates: Estimates, level: float = 0
     table = NotedFrame(
         rows, index=index, columns=["estimate", "std_error", "conf_low", "conf_high"], dtype=np.float64
     )
-    if frame.weights is not None:
-        table.attrs["note"] = WEIGHTED
+    notes = [WEIGHTED] if frame.weights is not None else []
+    notes += [note for note in (mean_residual_note(estimates),) if note]
+    if notes:
+        table.attrs["note"] = ", ".join(notes)
     return table

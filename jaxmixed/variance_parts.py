@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxmixed.estimates import Estimates
 from jaxmixed.inference import VarianceParameters, parameter_covariance
+from jaxmixed.residual_inference import MeanVariance
 
 if TYPE_CHECKING:
     from jaxmixed.frame import GroupDesign
@@ -84,7 +85,9 @@ def mean_moment(group: GroupDesign) -> np.ndarray:
     return np.asarray(Z.T @ Z / len(Z))
 
 
-def variance_parts(estimates: Estimates, moments: Sequence[np.ndarray]) -> VarianceParts:
+def variance_parts(
+    estimates: Estimates, moments: Sequence[np.ndarray], residual: MeanVariance
+) -> VarianceParts:
     """Parts of the terms, in the order of the estimates, and that of the residual, the last one.
 
     Parameters
@@ -92,6 +95,8 @@ def variance_parts(estimates: Estimates, moments: Sequence[np.ndarray]) -> Varia
     estimates : Estimates
     moments : sequence of (q, q) arrays
         For each term the (mean of the) outer product of an observation's covariates.
+    residual : MeanVariance
+        Of the residuals.
 
     Returns
     -------
@@ -101,10 +106,10 @@ def variance_parts(estimates: Estimates, moments: Sequence[np.ndarray]) -> Varia
     --------
     >>> import jaxmixed as jm
     >>> fit = jm.mixed("Reaction ~ Days + (1 | Subject)", jm.datasets.load("sleepstudy"))
-    >>> variance_parts(fit.estimates, [np.eye(1)]).values.round(1).tolist()
+    >>> variance_parts(fit.estimates, [np.eye(1)], MeanVariance()).values.round(1).tolist()
     [1378.2, 960.5]
     """
-    sigma2, k = estimates.sigma**2, len(estimates.theta)
+    sigma2, k = estimates.sigma**2, len(estimates.free)
     values, jacobian = np.zeros(len(moments) + 1), np.zeros((len(moments) + 1, k + 1))
     start = 0
     for place, (term, moment) in enumerate(zip(estimates.terms, moments, strict=True)):
@@ -114,7 +119,8 @@ def variance_parts(estimates: Estimates, moments: Sequence[np.ndarray]) -> Varia
         values[place] = sigma2 * np.einsum("ij,ia,ja->", moment, root, root)
         jacobian[place, start : start + size] = 2 * sigma2 * np.einsum("ij,kia,ja->k", moment, slopes, root)
         start += size
-    values[-1] = sigma2
+    values[-1] = sigma2 * residual.value
+    jacobian[-1, k - len(residual.slopes) : k] = sigma2 * residual.slopes
     jacobian[:, -1] = 2 * values  # in log sigma
     covariance = parameter_covariance(VarianceParameters.of(estimates))[0]
     unknown = np.isnan(np.diagonal(covariance))

@@ -32,8 +32,10 @@ from jaxmixed.likelihood import covariance_middle, eliminate, eliminate_chain, r
 from jaxmixed.linalg import independent_columns
 from jaxmixed.precision import double_precision, to_host
 from jaxmixed.programs import Program
+from jaxmixed.residual_variation import Changes, Lines, changes_along, whitened_along
 from jaxmixed.root import covariance_of_effects
 from jaxmixed.statistics import SufficientStatistics, pad
+from jaxmixed.toeplitz import ToeplitzCovariance
 
 INDEPENDENT = 1e-9
 """A matrix less than this share of which is outside the span of others depends on them."""
@@ -42,7 +44,7 @@ INDEPENDENT = 1e-9
 def _precision(x: Float[Array, " k"], stats: SufficientStatistics) -> Float[Array, "p p"]:
     """``X'V^{-1}X`` at parameters of the factors of the standardised columns."""
     factors = [term.covariance.factor(part) for term, part in zip(stats.terms, stats.split(x), strict=True)]
-    return eliminate(stats.assemble(factors), stats).schur[:-1, :-1]
+    return eliminate(stats.assemble(factors), stats.at(x)).schur[:-1, :-1]
 
 
 def _slopes(x: Float[Array, "B k"], stats: SufficientStatistics) -> tuple[Array, Array]:
@@ -139,37 +141,50 @@ class Variation(NamedTuple):
     logdet_first: np.ndarray
     logdet_second: np.ndarray
 
+    def leading(self, count: int) -> "Variation":
+        """Derivatives along the first directions alone."""
+        own = slice(0, count)
+        return Variation(
+            self.value,
+            self.first[own],
+            self.second[own, own],
+            self.logdet_first[own],
+            self.logdet_second[own, own],
+        )
+
 
 def _along_pairs(
     factors: list[Float[Array, "q q"]],
     changes: list[Float[Array, "K q q"]],
     pairs: Int[Array, "P 2"],
     stats: SufficientStatistics,
+    along: Changes | None,
 ) -> tuple[Array, ...]:
     """A; and, for pairs (a, b) of directions, the derivatives along a and those along a and b."""
-    depth = len(stats.levels)
 
     def moments(t: Float[Array, " K"]) -> tuple[Array, Array]:
         G = [T @ T.T + jnp.tensordot(t, D, axes=1) for T, D in zip(factors, changes, strict=True)]
-        chain = eliminate_chain(G, stats, covariance_middle)
-        if stats.root is None:
-            return chain.logdet, chain.schur[:-1, :-1]
-        root = remaining_root(chain, stats.root)
+        plain = stats if along is None else whitened_along(t, along, stats)
+        chain, depth = eliminate_chain(G, plain, covariance_middle), len(plain.levels)
+        logdet = chain.logdet - plain.sum_log_weights
+        if plain.root is None:
+            return logdet, chain.schur[:-1, :-1]
+        root = remaining_root(chain, plain.root)
         cross = jnp.asarray(root.cross)[:, :-1]
-        K, logdet = covariance_of_effects(factors[depth:], G[depth:], jnp.asarray(root.gram), root.shapes)
-        return chain.logdet + logdet, chain.schur[:-1, :-1] - cross.T @ K @ cross
+        K, of_root = covariance_of_effects(factors[depth:], G[depth:], jnp.asarray(root.gram), root.shapes)
+        return logdet + of_root, chain.schur[:-1, :-1] - cross.T @ K @ cross
 
     size = changes[0].shape[0]
     zero = jnp.zeros(size, stats.total.dtype)
 
-    def along(pair: Int[Array, "2"]) -> tuple[Array, ...]:
+    def of_pair(pair: Int[Array, "2"]) -> tuple[Array, ...]:
         a, b = jax.nn.one_hot(pair, size, dtype=zero.dtype)
         (first_logdet, first), (second_logdet, second) = jax.jvp(
             lambda t: jax.jvp(moments, (t,), (a,))[1], (zero,), (b,)
         )
         return first_logdet, first, second_logdet, second
 
-    return moments(zero)[1], *jax.lax.map(along, pairs)
+    return moments(zero)[1], *jax.lax.map(of_pair, pairs)
 
 
 _PAIRS = Program(_along_pairs)
@@ -180,6 +195,7 @@ def vary(
     directions: Sequence[Direction],
     stats: SufficientStatistics,
     pairs: np.ndarray | None = None,
+    lines: Lines | None = None,
 ) -> Variation:
     """Derivatives of ``X'V^{-1}X`` and log|V| along straight lines of the random effects' covariance.
 
@@ -193,6 +209,8 @@ def vary(
         Host arrays, compressed or not.
     pairs : (P, 2) int array, optional
         Pairs of directions whose second derivatives are wanted, by default all. Others are NaN.
+    lines : Lines, optional
+        How the covariance of correlated residuals changes along each direction.
 
     Returns
     -------
@@ -211,8 +229,9 @@ def vary(
             rows = slice(term.start, term.start + term.covariance.q)
             blocks[term.level][position, rows, rows] = change
     wanted = np.stack(np.triu_indices(K), axis=1) if pairs is None else pairs
+    along = None if lines is None else changes_along(lines, padded)
     with double_precision():
-        value, *rest = to_host(_PAIRS(T, blocks, np.asarray(wanted), padded))
+        value, *rest = to_host(_PAIRS(T, blocks, np.asarray(wanted), padded, along))
     p = len(value)
     a, b = wanted.T
     first, second = np.full((K, p, p), np.nan), np.full((K, K, p, p), np.nan)
@@ -272,9 +291,12 @@ def metric(covariance: Covariance, standard: np.ndarray) -> Metric:
     -------
     Metric
     """
-    if isinstance(covariance, KernelCovariance):
+    if isinstance(covariance, ToeplitzCovariance):
+        directions = covariance.directions()
+    elif isinstance(covariance, KernelCovariance):
         return _kernel_metric(covariance, standard)
-    directions = linear_directions(covariance)
+    else:
+        directions = linear_directions(covariance)
     T = covariance.factor(standard)
     zero = ~T.any(axis=1)
     touched = np.abs(directions[:, zero]).sum(axis=(1, 2)) > 0

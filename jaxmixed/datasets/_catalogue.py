@@ -31,7 +31,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Title, size, columns, source and licence of a bundled data set; prints as a page of text."""
+    """Title, size, columns, source and licence of a bundled data set; prints as a page of text.
+
+    `example` is a formula for the data, `residuals` the structure of residuals that goes with it, if any.
+    """
 
     name: str
     title: str
@@ -40,15 +43,17 @@ class Description:
     source: str
     licence: str
     example: str
+    residuals: str = ""
 
     def __str__(self) -> str:
+        structure = f', residuals="{self.residuals}"' if self.residuals else ""
         lines = [f"{self.name}: {self.title}", f"{self.rows} rows, {len(self.columns)} columns", ""]
         lines += [f"  {column}" for column in self.columns]
         lines += [
             "",
             f"Source:  {self.source}",
             f"Licence: {self.licence}",
-            f'Example: mixed("{self.example}", data)',
+            f'Example: mixed("{self.example}", data{structure})',
         ]
         return "\n".join(lines)
 
@@ -57,6 +62,7 @@ _LME4 = "Published measurements; copied from the R package lme4 (GPL >= 2)."
 _MLMREV = "Published measurements; copied from the R package mlmRev (GPL >= 2)."
 _NLME = "Published measurements; copied from the R package nlme (GPL >= 2)."
 _BANDS = ("bottom 25%", "mid 50%", "top 25%")
+_VISITS = ("W1", "W2", "W4", "W6", "W8")
 _DAVIES = "Davies & Goldsmith (1972), Statistical Methods in Research and Production"
 
 _DESCRIPTIONS = (
@@ -255,6 +261,22 @@ _DESCRIPTIONS = (
         "distance ~ age * Sex + (1 + age | Subject)",
     ),
     Description(
+        "ovary",
+        "Numbers of large ovarian follicles of 11 mares, counted daily over their cycle",
+        308,
+        (
+            Column("Mare", "id", "mare"),
+            Column("occasion", "integer", "number of the count, in order of time: 1, 2, ..."),
+            Column("Time", "number", "time in the cycle: 0 and 1 are successive ovulations"),
+            Column("follicles", "integer", "number of follicles larger than 10 mm in diameter"),
+        ),
+        "Pierson & Ginther (1987), Animal Reproduction Science 14:219-231; Pinheiro & Bates (2000), "
+        "Mixed-Effects Models in S and S-PLUS. nlme::Ovary with the number of the count.",
+        _NLME,
+        "follicles ~ Time + (1 | Mare)",
+        "ar1(occasion | Mare)",
+    ),
+    Description(
         "classrooms",
         "Simulated three-level set: pupils in classrooms in schools",
         2580,
@@ -271,6 +293,28 @@ _DESCRIPTIONS = (
         "school slope of ses 1 (correlation 0.3), classroom 2.5, residual 8.",
         "As jaxmixed itself.",
         "test_score ~ ses + parental_educ + teacher_exp + (1 + ses | school) + (1 | school:classroom)",
+    ),
+    Description(
+        "depression",
+        "Simulated trial: change of a depression score of 200 patients at five visits, with dropouts",
+        816,
+        (
+            Column("patient", "id", "patient"),
+            Column("arm", "factor", "treatment, allocated at random", ("placebo", "drug")),
+            Column("visit", "factor", "visit; visits that did not take place are absent", _VISITS),
+            Column("week", "integer", "weeks since the start: 1, 2, 4, 6, 8"),
+            Column("baseline", "integer", "score on Hamilton's scale at the start"),
+            Column("change", "integer", "score at the visit minus baseline"),
+        ),
+        "Simulated by benchmarks/make_datasets.py with seed 20240302; describes no real patients. True "
+        "values by visit: mean change at baseline 24 with placebo -1.5, -3, -4.5, -6, -7; effect of the "
+        "drug -0.5, -1, -1.5, -2, -2.5; slope of baseline -0.3; residual standard deviation 3.5, 4.5, "
+        "5.5, 6.2, 6.8; correlation at d weeks' distance 0.9 exp(-d/12). A patient with score s at a "
+        "visit leaves after it with probability 1/(1 + exp(4.6 - 0.1 s)); 3 in 100 visits between the "
+        "first and the last are missed.",
+        "As jaxmixed itself.",
+        "change ~ baseline*visit + arm*visit",
+        "us(visit | patient)",
     ),
 )
 

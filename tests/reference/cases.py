@@ -76,9 +76,9 @@ def read_data(file: str) -> pd.DataFrame:
 
 
 @cache
-def load_case(case_id: str) -> Case:
+def load_case(case_id: str, folder: str = "cases") -> Case:
     """Read a case and its data; grouping columns as text, factors with the stored order of levels."""
-    stored = json.loads((HERE / "cases" / f"{case_id}.json").read_text(encoding="utf-8"))
+    stored = json.loads((HERE / folder / f"{case_id}.json").read_text(encoding="utf-8"))
     spec = stored["spec"]
     data = read_data(stored["data"]["file"]).copy()
     assert len(data) == stored["data"]["nrow"]

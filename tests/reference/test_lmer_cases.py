@@ -8,6 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import jaxmixed as jm
+from tests.reference import comparisons
 from tests.reference import tolerances as tol
 from tests.reference.cases import (
     CASE_IDS,
@@ -16,10 +17,10 @@ from tests.reference.cases import (
     load_case,
     mixed_quietly,
     our_label,
-    our_levels,
     varcorr_row,
     with_quantity,
 )
+from tests.reference.comparisons import aligned, assert_loglik_not_short, assert_within, reference_sds
 
 pytestmark = pytest.mark.reference
 
@@ -35,44 +36,6 @@ def cases(ids: list[str] | tuple[str, ...] = CASE_IDS) -> pytest.MarkDecorator:
     """Run the test on these cases, each fitted once."""
     marked = [pytest.param(case_id, marks=[pytest.mark.slow] * (case_id in SLOW)) for case_id in ids]
     return pytest.mark.parametrize("fitted", marked, indirect=True)
-
-
-def assert_within(actual: object, expected: object, tolerance: object, what: str) -> None:
-    """Compare elementwise with an absolute tolerance that may differ by element."""
-    actual, expected = np.asarray(actual, dtype=float), np.asarray(expected, dtype=float)
-    assert actual.shape == expected.shape, what
-    excess = np.abs(actual - expected) / np.maximum(np.asarray(tolerance, dtype=float), 1e-300)
-    same = actual == expected
-    worst = float(np.max(np.where(same, 0.0, excess), initial=0.0))
-    assert worst <= 1.0, f"{what}: {worst:.3g} tolerances apart; {actual.tolist()} != {expected.tolist()}"
-
-
-def assert_loglik_not_short(actual: float, expected: float) -> None:
-    assert actual >= expected - tol.loglik(expected), f"log-likelihood {actual} falls short of {expected}"
-
-
-def aligned(fitted: Fitted) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names, estimates and standard errors of the coefficients that R reports."""
-    block = fitted.case.expected["fixef"]
-    return block["names"], np.array(block["est"]), np.array(block["se"])
-
-
-def reference_sds(fitted: Fitted) -> dict[tuple[str, str], float]:
-    """Standard deviation of every random effect: (lme4's group, effect) -> sd."""
-    terms = fitted.case.expected["varcorr"]
-    return {(t["group"], name): sd for t in terms for name, sd in zip(t["names"], t["sd"], strict=True)}
-
-
-def estimates_agree(fitted: Fitted) -> bool:
-    names, est, se = aligned(fitted)
-    expected = fitted.case.expected
-    same_beta = np.all(np.abs(fitted.fit.params[names] - est) <= tol.fixef(se))
-    same_sigma = abs(fitted.fit.sigma - expected["sigma"]) <= tol.sigma(expected["sigma"])
-    same_sds = all(
-        abs(covariance_of(fitted, group, [name])[0, 0] - sd**2) <= tol.variance(sd, expected["sigma"])
-        for (group, name), sd in reference_sds(fitted).items()
-    )
-    return bool(same_beta and same_sigma and same_sds)
 
 
 @cases()
@@ -107,59 +70,27 @@ def test_counts(fitted: Fitted) -> None:
 
 @cases()
 def test_loglik_is_not_short_and_not_off_by_a_constant(fitted: Fitted) -> None:
-    reference = fitted.case.expected["logLik"]
-    assert_loglik_not_short(fitted.fit.llf, reference)
-    if fitted.fit.llf > reference + tol.loglik(reference):
-        assert not estimates_agree(fitted), "same estimates, other log-likelihood: a constant is wrong"
+    comparisons.assert_loglik(fitted)
 
 
 @cases()
 def test_criterion_aic_and_bic_follow_from_the_loglik(fitted: Fitted) -> None:
-    expected, fit = fitted.case.expected, fitted.fit
-    criterion, npar = -2 * fit.llf, expected["npar"]
-    assert fit.deviance == pytest.approx(criterion, rel=1e-12)
-    assert fit.aic == pytest.approx(criterion + 2 * npar, rel=1e-12)
-    assert fit.bic == pytest.approx(criterion + np.log(expected["nobs"]) * npar, rel=1e-12)
-    slack = 2 * tol.loglik(expected["logLik"])
-    assert fit.deviance <= expected["criterion"] + slack
-    assert fit.aic <= expected["AIC"] + slack
-    assert fit.bic <= expected["BIC"] + slack
+    comparisons.assert_criteria(fitted)
 
 
 @cases()
 def test_fixed_effects(fitted: Fitted) -> None:
-    names, est, se = aligned(fitted)
-    dropped = fitted.case.expected.get("dropped_columns") or []
-    params, bse = fitted.fit.params, fitted.fit.bse
-    assert sorted(params.index) == sorted([*names, *dropped])
-    assert [name for name in params.index if name not in dropped] == names
-    assert_within(params[names], est, tol.fixef(se), "coefficients")
-    assert_within(bse[names], se, tol.standard_error(se), "standard errors")
-    assert params[dropped].isna().all()
-    assert bse[dropped].isna().all()
+    comparisons.assert_fixed_effects(fitted)
 
 
 @cases()
 def test_covariance_of_fixed_effects(fitted: Fitted) -> None:
-    names, _, se = aligned(fitted)
-    cov = fitted.fit.cov_params()
-    assert list(cov.index) == list(cov.columns) == list(fitted.fit.params.index)
-    assert_within(cov.loc[names, names], fitted.case.expected["vcov"], tol.vcov(se), "vcov")
+    comparisons.assert_covariance_of_fixed_effects(fitted)
 
 
 @cases()
 def test_sigma_and_random_effect_covariances(fitted: Fitted) -> None:
-    expected = fitted.case.expected
-    sigma = expected["sigma"]
-    assert_within(fitted.fit.sigma, sigma, tol.sigma(sigma), "sigma")
-    for term in expected["varcorr"]:
-        cov = covariance_of(fitted, term["group"], term["names"])
-        for i, sd in enumerate(term["sd"]):
-            what = f"variance of {term['names'][i]} | {term['group']}"
-            assert_within(cov[i, i], term["cov"][i][i], tol.variance(sd, sigma), what)
-            for j in range(i):
-                corr = cov[i, j] / np.sqrt(cov[i, i] * cov[j, j])
-                assert_within(corr, term["corr"][i][j], tol.correlation(), f"correlation in {term['group']}")
+    comparisons.assert_variances(fitted)
 
 
 @cases()
@@ -185,54 +116,18 @@ def test_theta(fitted: Fitted) -> None:
 
 @cases()
 def test_conditional_modes_and_their_sds(fitted: Fitted) -> None:
-    expected = fitted.case.expected
-    sigma, singular = expected["sigma"], expected["is_singular"]
-    modes, sds = fitted.fit.ranef(), fitted.fit.ranef_se(beta="known")
-    all_sds = reference_sds(fitted)
-    for block in expected["ranef"]:
-        label = our_label(fitted, block["group"])
-        levels = our_levels(block["group"], label, block["levels"])
-        ours = modes[label].set_axis(modes[label].index.astype(str))
-        ours_sd = sds[label].set_axis(sds[label].index.astype(str))
-        sd = np.array([all_sds[block["group"], name] for name in block["terms"]])
-        assert len(ours) == block["nlevels"]
-        assert ours.index.is_unique
-        each = tol.random_effect(sd, sigma, singular)
-        assert_within(ours.loc[levels, block["terms"]], block["values"], each, f"modes of {label}")
-        condsd = tol.conditional_sd(sd, sigma, singular)
-        assert_within(ours_sd.loc[levels, block["terms"]], block["condsd"], condsd, f"condsd of {label}")
-        for name, sumsq, one in zip(block["terms"], block["sumsq"], each, strict=True):
-            slack = tol.sum_of_squares(float(one), sumsq, len(ours))
-            assert_within((ours[name] ** 2).sum(), sumsq, slack, f"sum of squares of {name} | {label}")
+    comparisons.assert_conditional_modes(fitted)
 
 
 @cases()
 @pytest.mark.parametrize("quantity", ["fitted", "residuals", "predict_population"])
 def test_values_for_the_rows(fitted: Fitted, quantity: str) -> None:
-    block, fit = fitted.case.expected[quantity], fitted.fit
-    each = tol.fitted(fitted.case.expected["sigma"])
-    if quantity == "fitted":
-        ours = fit.fittedvalues
-        assert_allclose(fit.predict(), ours, rtol=1e-12)
-    elif quantity == "residuals":
-        ours = fit.resid
-        assert_allclose(fit.residuals("response"), ours, rtol=1e-12)
-    else:
-        ours = fit.predict(random=False)
-    assert isinstance(ours, pd.Series)
-    assert len(ours) == block["n"]
-    assert_within(ours.loc[block["rows"]], block["values"], each, quantity)
-    slack = tol.sum_of_squares(each, block["sumsq"], block["n"])
-    assert_within((ours**2).sum(), block["sumsq"], slack, f"sum of squares of {quantity}")
+    comparisons.assert_values_for_the_rows(fitted, quantity)
 
 
 @cases()
 def test_standard_errors_of_population_predictions(fitted: Fitted) -> None:
-    block = fitted.case.expected["predict_population"]
-    table = fitted.fit.predictions(random=False)
-    expected = np.array(block["se_linear"])
-    ours = table.loc[block["rows"], "std_error"]
-    assert_within(ours, expected, tol.standard_error(expected), "standard errors of predictions")
+    comparisons.assert_errors_of_population_predictions(fitted)
 
 
 @cases(with_quantity("predict_newdata"))
@@ -310,32 +205,8 @@ def test_likelihood_ratio_against_nested_models(fitted: Fitted) -> None:
 
 @cases(with_quantity("vc_se"))
 def test_standard_errors_and_limits_of_variance_parameters(fitted: Fitted) -> None:
-    sds, varcorr = reference_sds(fitted), fitted.fit.varcorr
     for entry in fitted.case.expected["vc_se"]["natural"]:
-        kind, est, se = entry["type"], entry["est"], entry["se"]
-        group = entry["group"] if kind == "residual_var" else our_label(fitted, entry["group"])
-        row = varcorr_row(varcorr, group, entry["name1"], entry["name2"])
-        what = f"{kind} of {entry['name1']}, {entry['name2']} | {group}"
-        prefix = "sd_or_corr" if kind == "corr" else "estimate"
-        column = {
-            name: f"sd_or_corr_{name}" if kind == "corr" else name
-            for name in ("std_error", "conf_low", "conf_high")
-        }
-        assert_within(row[column["std_error"]], se, tol.vc_standard_error(se), f"se of {what}")
-        limits = np.array([row[column["conf_low"]], row[column["conf_high"]]], dtype=float)
-        expected = np.array([entry["lower"], entry["upper"]])
-        if kind in ("var", "residual_var"):
-            assert_within(row[prefix], est, 1e-3 * est, what)
-            slack = [tol.variance_limit(limit, est, se) for limit in expected]
-        elif kind == "cov":
-            sd1, sd2 = (sds[entry["group"], entry[key]] for key in ("name1", "name2"))
-            assert_within(row[prefix], est, tol.covariance(sd1, sd2, est), what)
-            slack = [tol.covariance_limit(sd1, sd2, est, se)] * 2
-        else:
-            assert_within(row[prefix], est, tol.correlation(), what)
-            limits, expected = np.arctanh(limits), np.arctanh(expected)
-            slack = [tol.atanh_correlation_limit(est, se)] * 2
-        assert_within(limits, expected, slack, f"limits of {what}")
+        comparisons.assert_variance_parameter(fitted, entry)
 
 
 @cases(with_quantity("vc_se"))

@@ -5,11 +5,26 @@ Nothing is shared with the library but the data and the estimates of the fit.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 import jaxmixed as jm
+
+
+class Dense(Protocol):
+    """What the methods see: V, its derivatives in some parameters, and its second derivatives, if any."""
+
+    @property
+    def X(self) -> np.ndarray: ...
+    @property
+    def y(self) -> np.ndarray: ...
+    @property
+    def V(self) -> np.ndarray: ...
+    @property
+    def parts(self) -> list[np.ndarray]: ...
+    @property
+    def curvatures(self) -> dict[tuple[int, int], np.ndarray]: ...
 
 
 class DenseModel(NamedTuple):
@@ -66,7 +81,7 @@ class Pieces(NamedTuple):
     projection: np.ndarray
 
 
-def _pieces(model: DenseModel) -> Pieces:
+def _pieces(model: Dense) -> Pieces:
     inverse = np.linalg.inv(model.V)
     phi = np.linalg.inv(model.X.T @ inverse @ model.X)
     projection = inverse - inverse @ model.X @ phi @ model.X.T @ inverse
@@ -75,16 +90,20 @@ def _pieces(model: DenseModel) -> Pieces:
     return Pieces(phi, solved, P, projection)
 
 
-def satterthwaite_df(model: DenseModel, L: np.ndarray, method: str) -> np.ndarray:
+def satterthwaite_df(model: Dense, L: np.ndarray, method: str) -> np.ndarray:
     """Degrees of freedom of each row of L, from the observed information."""
     phi, solved, P, projection = _pieces(model)
-    size = len(P)
+    size, inverse = len(P), np.linalg.inv(model.V)
     hessian = np.empty((size, size))
     for a in range(size):
         for b in range(size):
             Pa, Pb = projection @ model.parts[a], projection @ model.parts[b]
             trace = np.trace(Pa @ Pb) if method == "reml" else np.trace(solved[a] @ solved[b])
             hessian[a, b] = -trace + 2 * model.y @ Pa @ Pb @ projection @ model.y
+            bend = model.curvatures.get((a, b))
+            if bend is not None:
+                whole = projection if method == "reml" else inverse
+                hessian[a, b] += np.sum(whole * bend) - model.y @ projection @ bend @ projection @ model.y
     covariance = 2 * np.linalg.inv(hessian)
     found = []
     for row in L:
@@ -101,7 +120,7 @@ class KenwardRogerTest(NamedTuple):
     df: float
 
 
-def kenward_roger_test(model: DenseModel, L: np.ndarray, beta: np.ndarray) -> KenwardRogerTest:
+def kenward_roger_test(model: Dense, L: np.ndarray, beta: np.ndarray) -> KenwardRogerTest:
     """Kenward & Roger (1997), sections 2 and 3; the information is the expected one of REML."""
     phi, solved, P, projection = _pieces(model)
     inverse, size, q = np.linalg.inv(model.V), len(P), len(L)

@@ -57,3 +57,18 @@ def with_kernel() -> jm.MixedResults:
         jm.datasets.load("sleepstudy"),
         covariance={"Subject": jm.kernels.exponential()},
     )
+
+
+@cache
+def mares() -> pd.DataFrame:
+    """Follicles of five mares with gaps, the rows out of order, and weights."""
+    data = jm.datasets.load("ovary")
+    data = data[data["Mare"].isin(["1", "2", "3", "4", "5"]) & (data["occasion"] % 5 != 3)]
+    data = data.sample(frac=1, random_state=1).reset_index(drop=True)
+    return data.assign(w=np.random.default_rng(1).uniform(0.5, 2, len(data)))
+
+
+@cache
+def autoregressive(formula: str = "follicles ~ Time") -> jm.MixedResults:
+    """A fit to these with residuals of an AR(1) in occasion within a mare."""
+    return quietly(formula, mares(), residuals="ar1(occasion | Mare)")

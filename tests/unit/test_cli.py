@@ -130,6 +130,7 @@ def test_json_is_strictly_valid_and_complete(run: Run) -> None:
         "groups",
         "coefficients",
         "varcorr",
+        "residual",
         "linear_model_test",
         "diagnostics",
     ]

@@ -31,7 +31,9 @@ NAMES = (
     "machines",
     "oats",
     "orthodont",
+    "ovary",
     "classrooms",
+    "depression",
 )
 
 
@@ -83,9 +85,10 @@ def test_the_bundled_file_is_what_the_script_makes(name: str, script: ModuleType
 @pytest.mark.parametrize("name", NAMES)
 def test_the_example_uses_columns_of_the_data(name: str) -> None:
     data = datasets.load(name)
-    frame = build_frame(parse(datasets.describe(name).example), data)
+    description = datasets.describe(name)
+    frame = build_frame(parse(description.example), data)
     assert len(frame.y) == len(data)
-    assert frame.groups
+    assert frame.groups or description.residuals
 
 
 def test_the_simulated_set_gives_back_its_true_values() -> None:
@@ -100,6 +103,33 @@ def test_the_simulated_set_gives_back_its_true_values() -> None:
     low, high = sds.loc[("school:classroom", "(Intercept)"), ["sd_or_corr_conf_low", "sd_or_corr_conf_high"]]
     assert low < 2.5 < high
     assert fit.sigma == pytest.approx(8.0, rel=0.05)
+
+
+def test_the_simulated_trial_gives_back_its_true_values() -> None:
+    data = datasets.load("depression")
+    first = data[data["visit"] == "W1"]  # nobody has left yet
+    X = np.column_stack([np.ones(len(first)), first["baseline"] - 24, first["arm"] == "drug"])
+    beta, rss, _, _ = np.linalg.lstsq(X, first["change"].to_numpy(float), rcond=None)
+    sigma = np.sqrt(rss[0] / (len(first) - 3))
+    std_errors = sigma * np.sqrt(np.diag(np.linalg.inv(X.T @ X)))
+    assert (np.abs(beta - [-1.5, -0.3, -0.5]) < 3 * std_errors).all()
+    assert sigma == pytest.approx(3.5, abs=3 * 3.5 / np.sqrt(2 * len(first)))
+
+
+def test_patients_of_the_trial_leave_and_miss_visits() -> None:
+    data = datasets.load("depression")
+    there = data.pivot(index="patient", columns="visit", values="change").notna()
+    assert there["W1"].all()
+    assert there.sum().tolist() == [200, 178, 157, 141, 140]
+    assert len(there.drop_duplicates()) == 9
+    arms = data.groupby("patient", observed=True)["arm"].nunique()
+    assert (arms == 1).all()
+
+
+def test_an_example_with_residuals_prints_them() -> None:
+    assert str(datasets.describe("ovary")).endswith(
+        'Example: mixed("follicles ~ Time + (1 | Mare)", data, residuals="ar1(occasion | Mare)")'
+    )
 
 
 def test_identifiers_keep_the_order_of_first_appearance() -> None:

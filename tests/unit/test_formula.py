@@ -487,7 +487,7 @@ ERRORS = [
     ("y ~ us(x||g)", "||", "'||' already means diag()"),
     ("y ~ cs(x)", "cs(x)", "goes around a random-effects term"),
     ("y ~ cs(1|g, 2)", "cs(1|g, 2)", "goes around a random-effects term"),
-    ("y ~ ar1(0 + t | g)", "ar1(0 + t | g)", "not available yet"),
+    ("y ~ hetar1(0 + t | g)", "hetar1(0 + t | g)", "not available yet"),
     ("y ~ toep(1 | g)", "toep(1 | g)", "not available yet"),
     # the response
     ("y ~ y", "y", "the response 'y' also stands on the right"),

@@ -540,3 +540,17 @@ def test_the_order_of_rows_changes_only_the_order_of_rows():
     np.testing.assert_array_equal(shuffled.X, straight.X[order])
     np.testing.assert_array_equal(shuffled.groups[0].codes, straight.groups[0].codes[order])
     assert shuffled.index.tolist() == order
+
+
+def test_further_columns_are_kept_as_read_and_drop_the_rows_in_which_they_are_missing():
+    data = {"y": [1.0, 2.0, 4.0, 3.0], "x": [0.0, 1.0, 0.0, 1.0], "week": [1.0, np.nan, 3.0, np.inf]}
+    frame = build_frame("y ~ x", data, also=("week", "x"))
+    assert frame.n_dropped == 1
+    assert frame.dropped_by == {"week": 1}
+    assert frame.also["week"].values.tolist() == [1.0, 3.0, np.inf]
+    assert frame.also["week"].has_infinite
+    assert "week" not in frame.fixed_data
+    data["week"][0] = 9.0
+    assert frame.also["week"].values[0] == 1.0
+    with pytest.raises(DataError, match="no column 'weak'"):
+        build_frame("y ~ x", data, also=("weak",))

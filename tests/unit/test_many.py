@@ -400,7 +400,7 @@ def test_a_left_side_beside_responses_is_refused_with_the_formula_to_write(formu
         ({"ddf": "residual", "out": "x.parquet"}, jm.DataError, "writes estimates and no tests"),
         ({"method": "mle"}, jm.DesignError, "method='mle'"),
         ({"max_iterations": 0}, jm.DesignError, "max_iterations=0"),
-        ({"covariance": "ar1"}, jm.FormulaError, "'ar1' is not known"),
+        ({"covariance": "hetar1"}, jm.FormulaError, "'hetar1' is not known"),
         ({"devices": 0}, jm.DataError, "devices=0"),
         ({"out": "no/such/folder/x.parquet"}, jm.DataError, "there is no folder"),
     ],

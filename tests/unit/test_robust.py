@@ -15,6 +15,7 @@ import jaxmixed as jm
 from jaxmixed import robust
 from jaxmixed.errors import DataError, DesignError
 from jaxmixed.robust import KINDS, WorkingModel, cluster_sums, information
+from tests.support.dense_residuals import Structure
 from tests.support.designs import random_design
 
 EXACT = 1e-10
@@ -436,3 +437,80 @@ def test_many_clusters_need_little_memory():
     assert peak < 400e6
     # With that many clusters, of a true model, both covariances estimate the same.
     np.testing.assert_allclose(found.coef_table()["std_error"], fit.bse, rtol=0.05)
+
+
+class Correlated(NamedTuple):
+    """A model with correlated residuals."""
+
+    formula: str
+    residuals: object
+    structure: Structure
+    weights: str | None = None
+    clusters: str = "g"
+
+
+CORRELATED = {
+    "ar1": Correlated(
+        "y ~ x + t",
+        jm.residuals.AR(time="t", group="g"),
+        Structure("ar", group="g", time="t"),
+        clusters="half",
+    ),
+    "unstructured, weights": Correlated(
+        "y ~ x + t",
+        jm.residuals.Unstructured(time="t", group="g"),
+        Structure("unstructured", group="g", time="t", variance_by="t", weights="w"),
+        "w",
+    ),
+    "ar1 within a coarser group": Correlated(
+        "y ~ x + t + (1 | half)",
+        jm.residuals.AR(time="t", group="g"),
+        Structure("ar", group="g", time="t"),
+        clusters="half",
+    ),
+    "exchangeable around finer groups": Correlated(
+        "y ~ x + t + (1 | pair)",
+        jm.residuals.Exchangeable(group="g", time="t"),
+        Structure("exchangeable", group="g", time="t"),
+    ),
+    "variances": Correlated(
+        "y ~ x + t + (x || g)",
+        jm.residuals.Independent(variance_by="t"),
+        Structure("independent", variance_by="t"),
+    ),
+}
+
+
+@cache
+def correlated(name: str) -> Fitted:
+    """Twelve groups of rows at up to four times, in six coarser ones, cut in two by finer ones."""
+    rng = np.random.default_rng(4)
+    g, t = np.repeat(np.arange(12), 4), np.tile(np.arange(4), 12)
+    e = np.cumsum(rng.normal(size=(12, 4)), axis=1).ravel()
+    data = pd.DataFrame({"g": g, "t": t, "x": rng.normal(size=48), "half": g // 2, "pair": 2 * g + t // 2})
+    data["w"] = np.round(rng.uniform(0.5, 2, 48), 1)
+    data["y"] = data["x"] + 0.5 * t + e + rng.normal(size=6)[data["half"]] + rng.normal(size=24)[data["pair"]]
+    data = data[rng.uniform(size=48) < 0.9].reset_index(drop=True)
+    model = CORRELATED[name]
+    fit = mixed(model.formula, data, residuals=model.residuals, weights=model.weights)
+    found = fitted(fit, data[model.clusters].to_numpy())
+    plain = fit.sigma**2 / (1.0 if model.weights is None else data["w"].to_numpy())
+    relative = model.structure.relative(data, dict(fit.residual_parameters), fit.sigma)
+    V = found.V - np.diag(np.broadcast_to(plain, len(data))) + fit.sigma**2 * relative
+    return found._replace(V=V)
+
+
+@pytest.mark.parametrize("kind", ["CR1", "CR2", "CR3"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "ar1")) for name in CORRELATED]
+)
+def test_correlated_residuals_agree_with_the_definition(name: str, kind: str) -> None:
+    check_against_definition(correlated(name), kind)
+
+
+def test_clusters_do_not_cut_correlated_residuals() -> None:
+    fit = correlated("ar1").fit
+    with pytest.raises(DesignError, match="0 of 'g' has rows in several clusters of 't', such as 3 and 1"):
+        fit.robust(cluster="t")
+    # By default the clusters are the groups of correlated rows, also by name.
+    np.testing.assert_array_equal(fit.robust().cov, fit.robust(cluster="g").cov)

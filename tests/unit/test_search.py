@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from jaxmixed import optim
-from jaxmixed.covariance import STRUCTURES, covariance_structure
+from jaxmixed.covariance import STRUCTURES, Parameterised, covariance_structure
 from jaxmixed.search import SNAP, Optimum, even_parameters, scaled_gradient, search
-from jaxmixed.statistics import Term
 
-ONE = (Term(0, 0, covariance_structure("unstructured", 1)),)
+ONE = (covariance_structure("unstructured", 1),)
 
 
 @dataclass
@@ -26,7 +25,7 @@ class Quartics:
     slopes: np.ndarray
     precision: float = 1e-7
     fails: dict[int, int] = field(default_factory=dict)  # model: how many of its runs fail, from the first
-    terms: tuple[Term, ...] = ONE
+    structures: tuple[Parameterised, ...] = ONE
     calls: list[tuple[list[int], list[float]]] = field(default_factory=list)
 
     def __call__(self, models: np.ndarray, starts: np.ndarray) -> Optimum:
@@ -201,14 +200,14 @@ def test_where_the_gradient_is_zero_the_status_does_not_matter() -> None:
 def test_parameters_are_even_where_the_covariance_does_not_see_their_sign(
     name: str, q: int, rng: np.random.Generator
 ) -> None:
-    terms = (Term(0, 0, covariance_structure(name, q)), ONE[0])
-    theta = rng.normal(size=sum(term.covariance.num_params for term in terms))
+    structures = (covariance_structure(name, q), ONE[0])
+    theta = rng.normal(size=sum(own.num_params for own in structures))
 
     def covariance(theta: np.ndarray) -> np.ndarray:
-        own = terms[0].covariance
+        own = structures[0]
         T = np.tensordot(theta[: own.num_params], own.jacobian(theta[: own.num_params]), axes=1)
         return np.append((T @ T.T).ravel(), theta[-1] ** 2)
 
     signs = 1 - 2 * np.eye(len(theta))
     seen = [np.allclose(covariance(flip * theta), covariance(theta), atol=1e-12) for flip in signs]
-    assert even_parameters(terms).tolist() == seen
+    assert even_parameters(structures).tolist() == seen
