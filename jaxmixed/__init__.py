@@ -29,6 +29,9 @@ _HOMES = {
     "power": "power_analysis",
     "PowerResult": "power_results",
     "simulate": "simulation",
+    "from_stata": "stata_notation",
+    "stata": "stata_commands",
+    "StataOutput": "stata_commands",
     "study": "studies",
     "ConvergenceWarning": "errors",
     "DataError": "errors",
@@ -39,6 +42,7 @@ _HOMES = {
     "PrecisionError": "errors",
     "RankDeficientWarning": "errors",
     "SingularFitWarning": "errors",
+    "StataError": "errors",
 }
 _MODULES = (
     "covariance",
@@ -85,6 +89,7 @@ if TYPE_CHECKING:
         PrecisionError,
         RankDeficientWarning,
         SingularFitWarning,
+        StataError,
     )
     from jaxmixed.many import fit_many
     from jaxmixed.many_results import ManyResults
@@ -98,6 +103,8 @@ if TYPE_CHECKING:
     from jaxmixed.results import MixedResults
     from jaxmixed.simulation import simulate
     from jaxmixed.solution import Solution, solve
+    from jaxmixed.stata_commands import StataOutput, stata
+    from jaxmixed.stata_notation import from_stata
     from jaxmixed.studies import study
     from jaxmixed.wcorrelation import WithinCorrelation
 
@@ -118,6 +125,8 @@ __all__ = [
     "RankDeficientWarning",
     "SingularFitWarning",
     "Solution",
+    "StataError",
+    "StataOutput",
     "WithinCorrelation",
     "arrays",
     "compare",
@@ -129,6 +138,7 @@ __all__ = [
     "fitting",
     "formula",
     "frame",
+    "from_stata",
     "kernels",
     "known",
     "likelihood",
@@ -141,6 +151,7 @@ __all__ = [
     "residuals",
     "simulate",
     "solve",
+    "stata",
     "statistics",
     "study",
 ]

@@ -1,7 +1,7 @@
-"""The command line: ``jaxmixed fit DATA FORMULA`` and ``jaxmixed datasets``.
+"""The command line: ``jaxmixed fit DATA FORMULA``, ``jaxmixed stata SCRIPT`` and ``jaxmixed datasets``.
 
 Arguments are parsed before anything heavy is imported, so that help and mistakes are answered at once. Exit
-status: 0 for a fit (a singular one too), 1 for an error of data or model, 2 for wrong usage, 130 when
+status: 0 for a fit (a singular one too), 1 for an error of data, model or script, 2 for wrong usage, 130 when
 interrupted.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import io
 import json
 import os
 import sys
@@ -21,7 +22,7 @@ from types import ModuleType
 from typing import IO, Any
 
 from jaxmixed import __version__
-from jaxmixed.errors import JaxMixedError, JaxMixedWarning, printable
+from jaxmixed.errors import JaxMixedError, JaxMixedWarning, StataError, printable
 
 DDF = ("none", "satterthwaite", "kenward-roger", "residual", "between-within", "containment")
 """Methods of :mod:`jaxmixed.testing`, which is not imported only to print a help text."""
@@ -30,7 +31,7 @@ _SPINNER_AFTER = 0.5
 _SPINNER = "|/-\\"
 _FORMATS = {"plot": (".png", ".pdf", ".svg"), "report": (".html", ".htm")}
 _LIBRARIES = {"plot": ("matplotlib",), "report": ("jinja2", "matplotlib")}
-_STRUCTURES = ("unstructured", "independent", "identity", "exchangeable")
+_STRUCTURES = ("unstructured", "independent", "identity", "exchangeable", "ar1", "toeplitz")
 _FIT_EPILOG = """\
 DATA is a bundled data set (see: jaxmixed datasets) or a file: .csv, .tsv, .txt (comma, semicolon or tab; also
 .gz), .parquet, .feather, .dta, .xlsx.
@@ -38,7 +39,19 @@ DATA is a bundled data set (see: jaxmixed datasets) or a file: .csv, .tsv, .txt 
 examples:
   jaxmixed fit sleepstudy "Reaction ~ Days + (Days | Subject)"
   jaxmixed fit pupils.csv "score ~ ses + (1 + ses | school/class)" --method ml --json fit.json
+  jaxmixed fit depression "change ~ arm*visit" --residuals "us(visit | patient)"
   jaxmixed fit trial.dta "y ~ arm*time + (1 | patient)" --categorical arm --plot patients.png
+"""
+
+_STATA_EPILOG = """\
+The script is read and checked as a whole before its first command runs, and prints all or nothing: a command
+that is misspelt, fails or is not of the subset ends with its line and column on the standard error and with
+status 1. DATA is what `jaxmixed fit` takes; without it the script has to `use` a file.
+
+examples:
+  jaxmixed stata analysis.do --data pupils.dta
+  jaxmixed stata schools.do --data classrooms --plot schools.png
+  echo "mixed weight week || id: week, covariance(unstructured)" | jaxmixed stata - --data pig
 """
 
 
@@ -85,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as problem:
         if arguments.debug:
             raise
-        print(f"jaxmixed: {_reason(problem)}", file=sys.stderr)
+        print(f"jaxmixed: {_reason(problem)}", *_pointer(problem), sep="\n", file=sys.stderr)
         return 1
     return 0
 
@@ -103,8 +116,17 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_FIT_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_fit_arguments(fit)
+    _add_model_arguments(fit)
+    _add_output_arguments(fit)
     fit.set_defaults(run=_fit)
+    script = commands.add_parser(
+        "stata",
+        help="run a do-file of Stata's mixed, and of what goes with it, and print Stata's tables",
+        epilog=_STATA_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_script_arguments(script)
+    script.set_defaults(run=_stata)
     bundled = commands.add_parser(
         "datasets", help="list the bundled data sets, describe one, or print it as CSV"
     )
@@ -115,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_fit_arguments(fit: argparse.ArgumentParser) -> None:
+def _add_model_arguments(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("data", metavar="DATA", help="bundled data set or file")
     fit.add_argument(
         "formula", metavar="FORMULA", help='model in lme4\'s notation, e.g. "y ~ x + (1 + x | group)"'
@@ -132,6 +154,11 @@ def _add_fit_arguments(fit: argparse.ArgumentParser) -> None:
         help=f"covariance of the random effects: {', '.join(_STRUCTURES)}; repeat for several groups",
     )
     fit.add_argument(
+        "--residuals",
+        metavar="STRUCTURE",
+        help='structure of the residuals, e.g. "us(visit | id)", "ar1(week | id)"; by default independent',
+    )
+    fit.add_argument(
         "--weights", metavar="COLUMN", help="precision weights: residual variance sigma^2 / weight"
     )
     fit.add_argument("--offset", metavar="COLUMN", help="column added to the linear predictor")
@@ -143,6 +170,9 @@ def _add_fit_arguments(fit: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help="numeric columns to take as factors",
     )
+
+
+def _add_output_arguments(fit: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--level", type=_level, default=0.95, help="level of confidence intervals (default: 0.95)"
     )
@@ -172,6 +202,18 @@ def _add_fit_arguments(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--force", action="store_true", help="overwrite files")
     fit.add_argument("--quiet", action="store_true", help="print no table")
     fit.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _add_script_arguments(script: argparse.ArgumentParser) -> None:
+    script.add_argument("script", metavar="SCRIPT", help="do-file, or - for the standard input")
+    script.add_argument("--data", metavar="DATA", help="bundled data set or file that the script starts with")
+    script.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="where to save the script's figure (.png, .pdf, .svg); of several, NAME.png, NAME-2.png, ...",
+    )
+    script.add_argument("--force", action="store_true", help="overwrite files")
+    script.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def _level(text: str) -> float:
@@ -209,6 +251,11 @@ def _reason(problem: Exception) -> str:
     return printable(text)
 
 
+def _pointer(problem: Exception) -> list[str]:
+    """Lines that point at the piece of a script at fault."""
+    return [printable(line) for line in str(problem).splitlines()[1:]] if type(problem) is StataError else []
+
+
 def _datasets(arguments: argparse.Namespace) -> None:
     library = _package("datasets")
     if arguments.name is not None and arguments.describe:
@@ -225,7 +272,13 @@ def _datasets(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    outputs = _outputs(arguments)
+    named = {
+        "json": arguments.json,
+        "csv": arguments.csv,
+        "plot": arguments.plot,
+        "report": arguments.report,
+    }
+    outputs = _outputs(named, arguments.force, {arguments.data: "the data"})
     # jaxlib's C++ code would write its notices between the lines of the table.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with warnings.catch_warnings(record=True) as caught:
@@ -234,6 +287,7 @@ def _fit(arguments: argparse.Namespace) -> None:
         options = {
             "method": arguments.method,
             "covariance": _covariance_option(arguments.covariance),
+            "residuals": arguments.residuals,
             "weights": arguments.weights,
             "offset": arguments.offset,
         }
@@ -255,14 +309,8 @@ def _fit(arguments: argparse.Namespace) -> None:
         _WRITERS[option](result, path, arguments)
 
 
-def _outputs(arguments: argparse.Namespace) -> dict[str, Path]:
-    """Files to write, checked before the work is done."""
-    named = {
-        "json": arguments.json,
-        "csv": arguments.csv,
-        "plot": arguments.plot,
-        "report": arguments.report,
-    }
+def _outputs(named: dict[str, str | None], force: bool, sources: dict[str, str]) -> dict[str, Path]:
+    """Files to write by their options, checked before the work is done; the sources are never written."""
     paths = {
         option: Path(name)
         for option, name in named.items()
@@ -276,19 +324,24 @@ def _outputs(arguments: argparse.Namespace) -> dict[str, Path]:
             raise _UsageError(f"--{option} {str(path)!r} is a directory; give a file name")
         if not path.parent.is_dir():
             raise _UsageError(f"--{option}: there is no directory {str(path.parent)!r}")
-        if path.exists() and path.resolve() == Path(arguments.data).resolve():
-            raise _UsageError(f"--{option} would overwrite the data {str(path)!r}")
+        for source, what in sources.items():
+            if path.exists() and path.resolve() == Path(source).resolve():
+                raise _UsageError(f"--{option} would overwrite {what} {str(path)!r}")
         formats = _FORMATS.get(option, ())
         if formats and path.suffix.lower() not in formats:
             ending = path.suffix or "files without an ending"
             raise _UsageError(f"--{option} writes {', '.join(formats)} files, not {ending!r}")
-        if path.exists() and not arguments.force:
-            raise _UsageError(f"{str(path)!r} exists; add --force to overwrite it")
+        _check_absent(path, force)
     for option, libraries in _LIBRARIES.items():
         for library in libraries if option in paths else ():
             if importlib.util.find_spec(library) is None:
                 raise _UsageError(f"--{option} needs {library}: pip install 'jaxmixed[{option}]'")
     return paths
+
+
+def _check_absent(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise _UsageError(f"{str(path)!r} exists; add --force to overwrite it")
 
 
 def _covariance_option(pairs: list[tuple[str, str]]) -> str | dict[str, str] | None:
@@ -309,6 +362,56 @@ def _as_factors(data: Any, names: list[str]) -> Any:
     if unknown:
         raise _package("ingest").unknown_columns(unknown, data.columns)
     return data.assign(**{name: data[name].astype("category") for name in names}) if names else data
+
+
+def _stata(arguments: argparse.Namespace) -> None:
+    sources = {arguments.script: "the script", arguments.data: "the data"}
+    sources = {name: what for name, what in sources.items() if name not in (None, "-")}
+    outputs = _outputs({"plot": arguments.plot}, arguments.force, sources)
+    script = _script(arguments.script)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        output = _in_background(
+            lambda: _package("stata_commands").stata(script, arguments.data, echo=True), quiet=False
+        )
+    figures = _rendered(output.figures, outputs.get("plot"), arguments.force)
+    print(output.text, end="")
+    for message in dict.fromkeys(
+        str(item.message) for item in caught if issubclass(item.category, JaxMixedWarning)
+    ):
+        print(f"jaxmixed: warning: {printable(message)}", file=sys.stderr)
+    for path, contents in figures.items():
+        path.write_bytes(contents)
+    if bool(output.figures) != ("plot" in outputs):
+        lacking = "the script draws no figure" if outputs else "add --plot FILE to save what the script draws"
+        print(f"jaxmixed: note: {lacking}", file=sys.stderr)
+
+
+def _script(name: str) -> str:
+    """The text of a do-file, or of the standard input."""
+    try:
+        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as problem:
+        raise StataError(f"the script {name!r} cannot be read: {problem.strerror}") from None
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as problem:
+        line = raw[: problem.start].count(b"\n") + 1
+        raise StataError(f"line {line} of the script is not UTF-8: save it in this encoding", line) from None
+
+
+def _rendered(figures: list[Any], path: Path | None, force: bool) -> dict[Path, bytes]:
+    """Contents of the files of figures, all made before the first is written."""
+    found: dict[Path, bytes] = {}
+    for number, figure in enumerate(figures if path is not None else [], 1):
+        assert path is not None
+        own = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        _check_absent(own, force)
+        stream = io.BytesIO()
+        figure.savefig(stream, format=own.suffix[1:].lower(), dpi=200)
+        found[own] = stream.getvalue()
+    return found
 
 
 def _in_background(work: Callable[[], Any], *, quiet: bool) -> Any:

@@ -67,6 +67,23 @@ class FormulaError(JaxMixedError, ValueError):
     """The formula cannot be read, or asks for something that is not a model."""
 
 
+class StataError(FormulaError):
+    """A Stata command that cannot be read, is not of the subset, or failed.
+
+    Parameters
+    ----------
+    message : str
+        The whole text, with the line, the column and a pointer.
+    line, column : int or None
+        Place in the script, counted from one.
+    """
+
+    def __init__(self, message: str = "", line: int | None = None, column: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+        self.column = column
+
+
 class DataError(JaxMixedError, ValueError):
     """A column, weight, offset or level cannot be used as the model asks."""
 

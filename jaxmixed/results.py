@@ -23,6 +23,7 @@ from jaxmixed.marginal import Marginal
 from jaxmixed.predicting import Predicting
 from jaxmixed.replication import Replication
 from jaxmixed.residual_tables import ResidualTables
+from jaxmixed.stata_writing import stata_command
 from jaxmixed.tables import (
     RandomTerm,
     Scale,
@@ -292,6 +293,30 @@ class MixedResults(Predicting, Replication, Testing, Marginal, Checking, Residua
         """
         fixed = self.fixed_inference(ddf, vcov)
         return summarise(self.frame, self.estimates, self._inference, fixed, scale, level)
+
+    def to_stata(self) -> str:
+        """The `mixed` command of Stata that fits this model to the same data.
+
+        Returns
+        -------
+        str
+            One line. Levels that are texts count as numbered from 1 in their order, as Stata's `encode` and
+            :func:`jaxmixed.stata` number them.
+
+        Raises
+        ------
+        StataError
+            Naming the part of the model that Stata's `mixed` does not have, such as a function in the formula
+            or precision weights.
+
+        Examples
+        --------
+        >>> import jaxmixed as jm
+        >>> fit = jm.mixed("Reaction ~ Days + (Days | Subject)", jm.datasets.load("sleepstudy"))
+        >>> fit.to_stata()
+        'mixed Reaction Days || Subject: Days, covariance(unstructured) reml'
+        """
+        return stata_command(self.frame, self.estimates.method)
 
     def tidy(
         self, level: float = 0.95, ddf: str = "none", *, vcov: FixedInference | None = None

@@ -125,3 +125,26 @@ def test_the_tables_of_stata_users_are_those_of_its_manual(run: Any) -> None:
     assert fit.bse.tolist() == pytest.approx([0.3996387, 0.0910745], rel=1e-6)
     variances = fit.random_terms[0].cov.to_numpy()
     assert variances[[0, 0, 1], [0, 1, 1]] == pytest.approx([6.823363, -0.0984378, 0.3715251], rel=1e-4)
+
+
+def test_the_trial_is_that_of_nlme_and_of_kenward_and_roger(run: Any) -> None:
+    names = run("9_longitudinal")
+    fit, curve, alike = names["fit"], names["curve"], names["alike"]
+    # gls(change ~ baseline*visit + arm*visit, correlation = corSymm(form = ~ v | patient),
+    #     weights = varIdent(form = ~ 1 | visit)), nlme 3.1-162, polished by Newton steps
+    assert fit.llf == pytest.approx(-2169.283895, abs=1e-4)
+    assert names["implied"].sd.tolist() == pytest.approx(
+        [3.5044498, 4.5223297, 5.4514486, 6.0888171, 6.6303835], rel=1e-4
+    )
+    assert names["implied"].correlation.loc["W6", "W8"] == pytest.approx(0.7254225, abs=1e-4)
+    # correlation = corExp(form = ~ week | patient, nugget = TRUE)
+    assert curve.llf == pytest.approx(-2175.97912, abs=1e-4)
+    assert names["parameters"][["range", "nugget"]].tolist() == pytest.approx(
+        [11.317933, 0.10142878], rel=1e-3
+    )
+    # Kenward & Roger (1997), section 2 and 3.2, with dense matrices in R and the expected information
+    last = names["effects"].table.iloc[-1]
+    assert last[["estimate", "std_error"]].tolist() == pytest.approx([-2.1107347, 1.0587858], rel=1e-4)
+    assert last["df"] == pytest.approx(162.72298, rel=1e-2)
+    # lme(change ~ baseline*visit + arm*visit, random = ~ 1 | patient); its compound symmetry by gls
+    assert alike.llf == pytest.approx(-2292.52308, abs=1e-4)

@@ -256,6 +256,21 @@ def test_an_error_of_data_or_model_is_one_line_and_exits_with_one(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("residuals", "message"),
+    [
+        ("ar1(Dayz | Subject)", "no column 'Dayz' (did you mean 'Days'?)"),
+        ("arl(Days | Subject)", "'arl' is no residual structure; did you mean 'ar'?"),
+        ("us(Days | Subject", "never closed"),
+    ],
+)
+def test_a_structure_of_the_residuals_reaches_the_model(run: Run, residuals: str, message: str) -> None:
+    status, out, err = run("fit", "sleepstudy", "Reaction ~ Days", "--residuals", residuals)
+    assert (status, out) == (1, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
 def test_the_debug_option_shows_the_error_itself(run: Run) -> None:
     with pytest.raises(jm.DataError, match="Reactin"):
         run("fit", "sleepstudy", "Reactin ~ Days", "--debug")
@@ -338,6 +353,104 @@ def test_an_interruption_before_the_fit_exits_with_130(run: Run, monkeypatch: py
 
 
 # Other commands
+
+
+# Do-files
+
+
+def script(text: str, name: str = "a.do") -> str:
+    Path(name).write_text(text, encoding="utf-8")
+    return name
+
+
+MODEL = "mixed Reaction Days || Subject: Days, covariance(unstructured) reml"
+
+
+def test_a_do_file_prints_its_commands_and_their_tables(run: Run) -> None:
+    name = script(f"* two commands\n{MODEL} ///\n  nolog\nestat icc\n")
+    status, out, err = run("stata", name, "--data", "sleepstudy")
+    assert (status, err) == (0, "")
+    assert out.startswith(f". {MODEL} nolog\n")
+    assert out == jm.stata(Path(name).read_text(), jm.datasets.load("sleepstudy"), echo=True).text
+    assert "\n. estat icc\n" in out
+
+
+def test_a_script_may_bring_its_own_data(run: Run) -> None:
+    data_file("study.csv")
+    name = script(f"use study.csv\r\nkeep if Days < 9\r\nquietly {MODEL}\r\ndisplay e(N)\r\n")
+    status, out, _ = run("stata", name)
+    assert status == 0
+    assert out.rstrip().endswith("162")
+    script(f"use study.csv, clear\n{MODEL}\n")
+    assert run("stata", name, "--data", "pig")[0] == 0
+
+
+def test_a_script_comes_from_the_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfdisplay 1 + 1\n")))
+    assert run("stata", "-") == (0, ". display 1 + 1\n2\n\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message", "pointer"),
+    [
+        (f"{MODEL}\n  mxed Reaction\n", "line 2, column 3", "did you mean 'mixed'", "    mxed Reaction"),
+        (f"quietly {MODEL}\nestat iccc\n", "line 2, column 7", "icc", "  estat iccc"),
+        (f"{MODEL}\nsummarize Dys\n", "line 2, column 11", "did you mean 'Days'", "  summarize Dys"),
+        (f"{MODEL} robuust\n", "line 1, column 69", "did you mean 'robust'", f"  {MODEL} robuust"),
+        ("foreach v of varlist Days {\n", "line 1, column 1", "loops", "  foreach"),
+        ("generate x = Days / Reaktion\n", "line 1, column 21", "'Reaction'", "  generate x"),
+    ],
+)  # fmt: skip
+def test_a_script_that_fails_says_where_and_prints_nothing_else(
+    run: Run, text: str, place: str, message: str, pointer: str
+) -> None:
+    status, out, err = run("stata", script(text), "--data", "sleepstudy", "--plot", "a.png")
+    assert (status, out) == (1, "")
+    first, shown, arrow = err.splitlines()
+    assert first.startswith(f"jaxmixed: {place}: ")
+    assert message in first
+    assert shown.startswith(pointer)
+    assert set(arrow) == {" ", "^"}
+    assert arrow.index("^") == int(place.rsplit(" ", 1)[1]) + 1
+    assert not Path("a.png").exists()
+
+
+def test_figures_of_a_script_are_saved(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib").use("Agg")
+    draw = "serrbar Reaction Days row in 1/10\n"
+    name = script(f"generate row = _n\n{draw}{draw}")
+    status, _, err = run("stata", name, "--data", "sleepstudy", "--plot", "a.png")
+    assert (status, err) == (0, "")
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("a-2.png").read_bytes().startswith(b"\x89PNG")
+    Path("a.png").unlink()
+    status, out, err = run("stata", name, "--data", "sleepstudy", "--plot", "a.png")
+    assert (status, out) == (2, "")
+    assert err == "jaxmixed: 'a-2.png' exists; add --force to overwrite it\n"
+    assert not Path("a.png").exists()
+    status, out, err = run("stata", name, "--data", "sleepstudy")
+    assert (status, err) == (0, "jaxmixed: note: add --plot FILE to save what the script draws\n")
+    script("display 1\n")
+    status, out, err = run("stata", name, "--plot", "b.png")
+    assert (status, err) == (0, "jaxmixed: note: the script draws no figure\n")
+
+
+def test_scripts_that_cannot_be_read_and_files_in_the_way(run: Run) -> None:
+    status, out, err = run("stata", "no.do")
+    assert (status, out) == (1, "")
+    assert err == "jaxmixed: the script 'no.do' cannot be read: No such file or directory\n"
+    Path("l.do").write_bytes(b'display 1\ndisplay "\xe9"\n')
+    status, out, err = run("stata", "l.do")
+    assert (status, out) == (1, "")
+    assert "line 2 of the script is not UTF-8" in err
+    status, _, err = run("stata", script("display 1\n"), "--data", "sleepstudies")
+    assert status == 1
+    assert "did you mean sleepstudy" in err
+    status, _, err = run("stata", script("display 1\n", "a.svg"), "--plot", "a.svg", "--force")
+    assert status == 2
+    assert "would overwrite the script" in err
+    assert run("stata")[0] == 2
+    assert "examples:" in run("stata", "--help")[1]
 
 
 def test_data_sets_are_listed_described_and_printed(run: Run) -> None:
